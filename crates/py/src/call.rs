@@ -1,0 +1,142 @@
+//! Calling Python: vectorcall straight from Rust's values, inside a context when one was captured.
+
+use std::ptr;
+
+use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use pyo3::{Borrowed, ffi};
+
+use crate::object::Obj;
+
+/// The positional arguments of a callback. Up to three, which is nearly all, are kept without a tuple.
+#[derive(Clone, Debug)]
+pub(crate) enum Args {
+    None,
+    One([Obj; 1]),
+    Two([Obj; 2]),
+    Three([Obj; 3]),
+    /// A tuple.
+    Many(Obj),
+}
+
+impl Args {
+    /// # Safety
+    /// `values` are live objects.
+    #[inline]
+    pub(crate) unsafe fn new(py: Python<'_>, values: &[*mut ffi::PyObject]) -> PyResult<Self> {
+        // SAFETY: live, says the caller; attached, says `py`.
+        let keep = |value: *mut ffi::PyObject| unsafe { Obj::from_borrowed(value) };
+        Ok(match *values {
+            [] => Self::None,
+            [a] => Self::One([keep(a)]),
+            [a, b] => Self::Two([keep(a), keep(b)]),
+            [a, b, c] => Self::Three([keep(a), keep(b), keep(c)]),
+            _ => Self::Many(PyTuple::new(py, values.iter().map(|value| keep(*value).into_bound(py)))?.into()),
+        })
+    }
+
+    pub(crate) fn objects(&self) -> &[Obj] {
+        match self {
+            Self::None => &[],
+            Self::One(values) => values,
+            Self::Two(values) => values,
+            Self::Three(values) => values,
+            Self::Many(tuple) => std::slice::from_ref(tuple),
+        }
+    }
+
+    /// As the tuple that Python code expects in `handle._args`.
+    pub(crate) fn to_tuple<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Many(tuple) => Ok(tuple.bind(py).to_owned()),
+            few => Ok(PyTuple::new(py, few.objects().iter().map(|value| value.bind(py)))?.into_any()),
+        }
+    }
+
+    /// Calls `function` with these arguments.
+    #[inline]
+    pub(crate) fn call<'py>(&self, py: Python<'py>, function: &Obj) -> PyResult<Bound<'py, PyAny>> {
+        let null = ptr::null_mut();
+        match self {
+            Self::None => vectorcall(py, function, &mut [null]),
+            Self::One([a]) => vectorcall(py, function, &mut [null, a.as_ptr()]),
+            Self::Two([a, b]) => vectorcall(py, function, &mut [null, a.as_ptr(), b.as_ptr()]),
+            Self::Three([a, b, c]) => {
+                vectorcall(py, function, &mut [null, a.as_ptr(), b.as_ptr(), c.as_ptr()])
+            }
+            Self::Many(tuple) => {
+                // SAFETY: made as a tuple, or checked to be one by who gave it.
+                let tuple = unsafe { tuple.bind(py).cast_unchecked::<PyTuple>() };
+                function.bind(py).call1(tuple.to_owned())
+            }
+        }
+    }
+}
+
+/// Calls with the values behind the first place, which is scratch space for the callee (PEP 590).
+#[inline]
+fn vectorcall<'py>(
+    py: Python<'py>,
+    function: &Obj,
+    values: &mut [*mut ffi::PyObject],
+) -> PyResult<Bound<'py, PyAny>> {
+    let count = (values.len() - 1) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
+    // SAFETY: live objects; the offset flag is true to the scratch place in front of them.
+    unsafe {
+        let result = ffi::PyObject_Vectorcall(
+            function.as_ptr(),
+            values.as_ptr().add(1),
+            count,
+            ptr::null_mut(),
+        );
+        Bound::from_owned_ptr_or_err(py, result)
+    }
+}
+
+/// A copy of the current context, as `contextvars.copy_context()` makes it.
+#[inline]
+pub(crate) fn copy_context(py: Python<'_>) -> PyResult<Obj> {
+    // SAFETY: attached; returns a new reference or raises.
+    unsafe { Obj::from_owned(ffi::PyContext_CopyCurrent()).ok_or_else(|| PyErr::fetch(py)) }
+}
+
+/// Runs `f` with `context` as the current one: `context.run(...)` without the call.
+///
+/// # Errors
+/// What entering raises: `RuntimeError` where the context is entered already, `TypeError` where it is none.
+#[inline]
+pub(crate) fn in_context<R>(
+    py: Python<'_>,
+    context: &Obj,
+    f: impl FnOnce() -> PyResult<R>,
+) -> PyResult<R> {
+    // SAFETY: attached, on a live object; the type is checked by CPython.
+    if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
+        return Err(PyErr::fetch(py));
+    }
+    let result = f();
+    // SAFETY: entered above by this thread. Leaving it fails only if the callback left it itself.
+    if unsafe { ffi::PyContext_Exit(context.as_ptr()) } != 0 {
+        let error = PyErr::fetch(py);
+        return result.and(Err(error));
+    }
+    result
+}
+
+/// Whether asyncio lets this exception end the loop's run: `SystemExit` and `KeyboardInterrupt` do.
+pub(crate) fn ends_the_run(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py)
+}
+
+/// The object behind a raw pointer that a caller of ours holds.
+///
+/// # Safety
+/// `pointer` is alive for `'a`.
+pub(crate) unsafe fn borrowed<'a, 'py>(
+    py: Python<'py>,
+    pointer: *mut ffi::PyObject,
+) -> Borrowed<'a, 'py, PyAny> {
+    // SAFETY: alive, says the caller.
+    unsafe { Borrowed::from_ptr(py, pointer) }
+}

@@ -1,0 +1,492 @@
+//! `Loop`: what the Python class `EventLoop` inherits its hot half from.
+//!
+//! This file keeps the state and schedules callbacks; `turn` runs them, `watch` follows descriptors and
+//! children, `transport` and `listener` move bytes. The other half of `EventLoop` is CPython's own
+//! `SelectorEventLoop`, whose private seams (`_add_reader`, `_make_socket_transport`, ...) these files fill.
+
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyFloat, PyString, PyTuple, PyType};
+use pyo3::{ffi, intern};
+use ropewalk_reactor::{Reactor, Remote, TimerKey};
+use ropewalk_sys::{clock, fork};
+
+use crate::call::{Args, copy_context};
+use crate::guard::Guarded;
+use crate::handle::HandleRef;
+use crate::heap::{self, Arguments, Ref, Returned, method};
+use crate::object::Obj;
+use crate::transport::{ReadBuffer, TransportRef};
+
+/// What the reactor calls back.
+#[derive(Clone)]
+pub(crate) enum Task {
+    /// A callback of ours.
+    Handle(HandleRef),
+    /// A callback in a handle that asyncio's own Python code made: debug mode, signals.
+    Foreign(Obj),
+    /// A transport's socket is ready.
+    Io(TransportRef),
+    /// A transport is to say `connection_made`.
+    Start(TransportRef),
+    /// A transport is to say `connection_lost`.
+    Lost(TransportRef),
+    /// A listening socket has connections to accept.
+    Accept(Obj),
+}
+
+impl Task {
+    fn object(&self) -> &Obj {
+        match self {
+            Self::Handle(handle) => handle.as_obj(),
+            Self::Foreign(object) | Self::Accept(object) => object,
+            Self::Io(transport) | Self::Start(transport) | Self::Lost(transport) => transport.as_obj(),
+        }
+    }
+}
+
+/// The native half of `ropewalk.asyncio.EventLoop`.
+#[pyclass(subclass, frozen, module = "ropewalk._core")]
+pub(crate) struct Loop {
+    /// `None` once the loop is closed.
+    reactor: Guarded<Option<Reactor<Task>>>,
+    remote: Remote<Task>,
+    pub(crate) read_buffer: Guarded<ReadBuffer>,
+    closed: AtomicBool,
+    debug: AtomicBool,
+    pub(crate) stopping: AtomicBool,
+    /// The thread that runs the loop, as [`this_thread`] names it; 0 while nobody does.
+    pub(crate) runner: AtomicUsize,
+    /// `fork::generation()` of the process that the poller was opened in.
+    generation: AtomicU64,
+}
+
+/// A number that no other live thread has, without a system call.
+#[inline]
+pub(crate) fn this_thread() -> usize {
+    thread_local!(static MARK: u8 = const { 0 });
+    MARK.with(|mark| ptr::from_ref(mark) as usize)
+}
+
+impl Loop {
+    #[inline]
+    fn of<'a>(object: Ref<'a, '_>) -> &'a Self {
+        // SAFETY: the method's descriptor checked that this is an instance of the class.
+        let this: &'a Bound<'_, PyAny> = unsafe { std::mem::transmute::<&Bound<'_, PyAny>, _>(&*object) };
+        // SAFETY: as above.
+        unsafe { this.cast_unchecked::<Self>() }.get()
+    }
+
+    /// The loop behind a reference that a handle, a transport or a listener keeps.
+    #[inline]
+    pub(crate) fn from_obj<'a>(py: Python<'_>, owner: &'a Obj) -> &'a Self {
+        let object = owner.bind(py);
+        // SAFETY: owners are loops by construction; the reference lives as long as `owner`.
+        unsafe { std::mem::transmute::<&Self, &'a Self>(Self::of(object)) }
+    }
+
+    #[inline]
+    pub(crate) fn debug(&self) -> bool {
+        self.debug.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn check_open(&self) -> PyResult<()> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(PyRuntimeError::new_err("Event loop is closed"));
+        }
+        Ok(())
+    }
+
+    /// Uses the reactor. No Python code in `f`: see [`Guarded`].
+    ///
+    /// # Errors
+    /// `RuntimeError` once the loop is closed; `OSError` if a forked child cannot open a poller of its own.
+    #[inline]
+    pub(crate) fn reactor<R>(&self, py: Python<'_>, f: impl FnOnce(&mut Reactor<Task>) -> R) -> PyResult<R> {
+        if self.generation.load(Ordering::Relaxed) != fork::generation() {
+            self.reopen(py)?;
+        }
+        self.reactor
+            .with(py, |reactor| reactor.as_mut().map(f))
+            .ok_or_else(|| PyRuntimeError::new_err("Event loop is closed"))
+    }
+
+    /// A forked child shares its parent's poller, and would take the parent's registrations apart: it gets
+    /// its own, with every registration made again.
+    #[cold]
+    fn reopen(&self, py: Python<'_>) -> PyResult<()> {
+        let result = self.reactor.with(py, |reactor| {
+            self.generation.store(fork::generation(), Ordering::Relaxed);
+            reactor.as_mut().map_or(Ok(()), Reactor::reopen)
+        });
+        Ok(result?)
+    }
+
+    /// Puts a task in the ready queue from whichever thread this is.
+    #[inline]
+    pub(crate) fn enqueue(&self, py: Python<'_>, task: Task) -> PyResult<()> {
+        let runner = self.runner.load(Ordering::Acquire);
+        // With the GIL nobody can begin to run the loop between this look and the push. Without it a loop
+        // that does not run yet might be about to sleep, so it is told like any other.
+        let near = runner == this_thread() || (cfg!(not(Py_GIL_DISABLED)) && runner == 0);
+        if near {
+            return self.reactor(py, |reactor| reactor.push(task));
+        }
+        self.remote.push(task).map_err(|_task| PyRuntimeError::new_err("Event loop is closed"))
+    }
+}
+
+/// Takes a cancelled timer out of the reactor of `owner`.
+#[inline]
+pub(crate) fn forget_timer(py: Python<'_>, owner: &Obj, key: TimerKey) {
+    let this = Loop::from_obj(py, owner);
+    // A closed loop has no timers; there is nobody to tell.
+    let task = this.reactor.with(py, |reactor| reactor.as_mut().and_then(|reactor| reactor.cancel_timer(key)));
+    drop(task);
+}
+
+#[pymethods]
+impl Loop {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let reactor = Reactor::new()?;
+        let remote = reactor.remote();
+        Ok(Self {
+            reactor: Guarded::new(Some(reactor)),
+            remote,
+            read_buffer: Guarded::new(ReadBuffer::new()),
+            closed: AtomicBool::new(false),
+            debug: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            runner: AtomicUsize::new(0),
+            generation: AtomicU64::new(fork::generation()),
+        })
+    }
+
+    /// Runs until `stop()`; the face's `run_forever` prepares and cleans up around it.
+    fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
+        crate::turn::run(slf)
+    }
+
+    /// Stop running the event loop.
+    ///
+    /// Every callback already scheduled will still run. This simply informs `run_forever` to stop looping
+    /// after a complete iteration.
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Appends a handle that asyncio's own code made; from any thread.
+    fn _enqueue(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
+        let task = match HandleRef::from_object(handle.as_borrowed()) {
+            Some(handle) => Task::Handle(handle),
+            None => Task::Foreign(handle.into()),
+        };
+        self.enqueue(handle.py(), task)
+    }
+
+    /// Puts such a handle at `when` seconds of the loop's clock.
+    fn _enqueue_at(&self, when: f64, handle: &Bound<'_, PyAny>) -> PyResult<()> {
+        let task = Task::Foreign(handle.into());
+        self.reactor(handle.py(), |reactor| reactor.add_timer(nanoseconds(when), task)).map(drop)
+    }
+
+    fn _set_debug(&self, enabled: bool) {
+        self.debug.store(enabled, Ordering::Relaxed);
+    }
+
+    /// How many callbacks are ready to run.
+    fn _ready_count(&self, py: Python<'_>) -> usize {
+        self.reactor.with(py, |reactor| reactor.as_ref().map_or(0, Reactor::ready_len))
+    }
+
+    /// Drops whatever is scheduled, watched or attached, and gives the descriptors back.
+    fn _close(&self, py: Python<'_>) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.__clear__(py);
+    }
+
+    #[pyo3(signature = (fd, callback, *args, context = None))]
+    fn _add_reader(
+        slf: &Bound<'_, Self>,
+        fd: &Bound<'_, PyAny>,
+        callback: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        context: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        crate::watch::add(slf, fd, ropewalk_reactor::Side::Read, callback, args, context)
+    }
+
+    #[pyo3(signature = (fd, callback, *args, context = None))]
+    fn _add_writer(
+        slf: &Bound<'_, Self>,
+        fd: &Bound<'_, PyAny>,
+        callback: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        context: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        crate::watch::add(slf, fd, ropewalk_reactor::Side::Write, callback, args, context)
+    }
+
+    fn _remove_reader(&self, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        crate::watch::remove(self, fd, ropewalk_reactor::Side::Read)
+    }
+
+    fn _remove_writer(&self, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        crate::watch::remove(self, fd, ropewalk_reactor::Side::Write)
+    }
+
+    /// Whether a reader and a writer are registered for the descriptor.
+    fn _watched(&self, py: Python<'_>, fd: i32) -> PyResult<(bool, bool)> {
+        crate::watch::watched(self, py, fd)
+    }
+
+    /// Whether one of our transports owns the descriptor.
+    fn _is_attached(&self, py: Python<'_>, fd: i32) -> PyResult<bool> {
+        self.reactor(py, |reactor| reactor.is_attached(fd))
+    }
+
+    /// Calls `callback(*args)` once the child process has ended.
+    #[pyo3(signature = (pid, callback, *args))]
+    fn _watch_child(
+        slf: &Bound<'_, Self>,
+        pid: i32,
+        callback: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+    ) -> PyResult<()> {
+        crate::watch::child(slf, pid, callback, args)
+    }
+
+    /// A transport on a connected socket.
+    #[pyo3(signature = (class, sock, protocol, waiter, extra, server, context))]
+    #[expect(clippy::too_many_arguments, reason = "asyncio's own constructor takes these")]
+    fn _make_transport<'py>(
+        slf: &Bound<'py, Self>,
+        class: &Bound<'py, PyType>,
+        sock: &Bound<'py, PyAny>,
+        protocol: &Bound<'py, PyAny>,
+        waiter: Option<&Bound<'py, PyAny>>,
+        extra: Option<&Bound<'py, PyDict>>,
+        server: Option<&Bound<'py, PyAny>>,
+        context: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        crate::transport::connect(slf, class, sock, protocol, waiter, extra, server, context)
+    }
+
+    /// Accepts connections on a listening socket, each with a protocol of `factory()`.
+    #[pyo3(signature = (class, sock, factory, server, backlog, context))]
+    fn _listen(
+        slf: &Bound<'_, Self>,
+        class: &Bound<'_, PyType>,
+        sock: &Bound<'_, PyAny>,
+        factory: &Bound<'_, PyAny>,
+        server: Option<&Bound<'_, PyAny>>,
+        backlog: usize,
+        context: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        crate::listener::listen(slf, class, sock, factory, server, backlog, context)
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "the signature that PyO3 asks for")]
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.reactor
+            .try_look(|reactor| {
+                let Some(reactor) = reactor else { return Ok(()) };
+                reactor.handles().try_for_each(|task| visit.call(task.object().as_py()))
+            })
+            .unwrap_or(Ok(()))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        let reactor = self.reactor.with(py, Option::take);
+        // Dropped here, outside of the guard: what goes may run Python code.
+        let tasks = reactor.map(|mut reactor| reactor.drain());
+        drop(tasks);
+    }
+}
+
+/// Adds the class, with the raw methods that a program calls most.
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Loop>()?;
+    let class = module.py().get_type::<Loop>();
+    heap::add_methods(
+        &class,
+        vec![
+            method!(c"call_soon", keywords, call_soon),
+            method!(c"call_soon_threadsafe", keywords, call_soon_threadsafe),
+            method!(c"call_later", keywords, call_later),
+            method!(c"call_at", keywords, call_at),
+            method!(c"time", noargs, time),
+            method!(c"create_future", noargs, create_future),
+        ],
+    )
+}
+
+/// Calls the plain Python form of a method: for debug mode, and for calls whose arguments are unusual or
+/// wrong, which it takes or refuses as asyncio does.
+#[cold]
+fn delegate(py: Python<'_>, this: Ref<'_, '_>, name: &Bound<'_, PyString>, given: Arguments<'_, '_>) -> Returned {
+    given.call_method(py, this, name)
+}
+
+#[inline]
+fn context_or_copy(py: Python<'_>, context: Option<*mut ffi::PyObject>) -> PyResult<Obj> {
+    match context {
+        // SAFETY: an argument of the call that is being served.
+        Some(context) => Ok(unsafe { Obj::from_borrowed(context) }),
+        None => copy_context(py),
+    }
+}
+
+/// A handle for `callback(*args)`, of the loop `this`.
+#[inline]
+fn make_handle(
+    py: Python<'_>,
+    this: Ref<'_, '_>,
+    callback: *mut ffi::PyObject,
+    args: &[*mut ffi::PyObject],
+    context: Option<*mut ffi::PyObject>,
+) -> PyResult<HandleRef> {
+    let context = context_or_copy(py, context)?;
+    // SAFETY: arguments of the call that is being served.
+    let (owner, callback, args) = unsafe {
+        (Obj::from_borrowed(this.as_ptr()), Obj::from_borrowed(callback), Args::new(py, args)?)
+    };
+    HandleRef::new(py, owner, callback, args, context)
+}
+
+fn call_soon(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
+    let owner = Loop::of(this);
+    owner.check_open()?;
+    if let ([callback, args @ ..], Some(context), false) = (given.positional(), given.context(py), owner.debug()) {
+        let handle = make_handle(py, this, *callback, args, context)?;
+        let task = Task::Handle(handle.clone());
+        owner.reactor(py, |reactor| reactor.push(task))?;
+        return Ok(handle.into_obj().into_ptr());
+    }
+    delegate(py, this, intern!(py, "_plain_call_soon"), given)
+}
+
+fn call_soon_threadsafe(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
+    let owner = Loop::of(this);
+    owner.check_open()?;
+    if let ([callback, args @ ..], Some(context), false) = (given.positional(), given.context(py), owner.debug()) {
+        let handle = make_handle(py, this, *callback, args, context)?;
+        owner.enqueue(py, Task::Handle(handle.clone()))?;
+        return Ok(handle.into_obj().into_ptr());
+    }
+    delegate(py, this, intern!(py, "_plain_call_soon_threadsafe"), given)
+}
+
+fn call_later(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
+    let owner = Loop::of(this);
+    if let ([delay, callback, args @ ..], Some(context), false) =
+        (given.positional(), given.context(py), owner.debug())
+    {
+        if let Some(delay) = number(*delay) {
+            let when = seconds(clock::now()) + delay;
+            return schedule(py, this, when, *callback, args, context);
+        }
+    }
+    delegate(py, this, intern!(py, "_plain_call_later"), given)
+}
+
+fn call_at(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
+    let owner = Loop::of(this);
+    if let ([when, callback, args @ ..], Some(context), false) =
+        (given.positional(), given.context(py), owner.debug())
+    {
+        if let Some(when) = number(*when) {
+            return schedule(py, this, when, *callback, args, context);
+        }
+    }
+    delegate(py, this, intern!(py, "_plain_call_at"), given)
+}
+
+fn schedule(
+    py: Python<'_>,
+    this: Ref<'_, '_>,
+    when: f64,
+    callback: *mut ffi::PyObject,
+    args: &[*mut ffi::PyObject],
+    context: Option<*mut ffi::PyObject>,
+) -> Returned {
+    let owner = Loop::of(this);
+    owner.check_open()?;
+    let context = context_or_copy(py, context)?;
+    // SAFETY: arguments of the call that is being served.
+    let (this, callback, args) = unsafe {
+        (Obj::from_borrowed(this.as_ptr()), Obj::from_borrowed(callback), Args::new(py, args)?)
+    };
+    let handle = HandleRef::timer(py, this, callback, args, context, when)?;
+    let task = Task::Handle(handle.clone());
+    let key = owner.reactor(py, |reactor| reactor.add_timer(nanoseconds(when), task))?;
+    handle.scheduled(py, key);
+    Ok(handle.into_obj().into_ptr())
+}
+
+/// The loop's time: seconds of the monotonic clock.
+fn time(py: Python<'_>, _this: Ref<'_, '_>) -> Returned {
+    Ok(PyFloat::new(py, seconds(clock::now())).into_ptr())
+}
+
+/// A `Future` of this loop.
+fn create_future(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    static FUTURE: PyOnceLock<(Py<PyAny>, Py<PyTuple>)> = PyOnceLock::new();
+    let (class, names) = FUTURE.get_or_try_init(py, || {
+        let class = py.import("asyncio.futures")?.getattr("Future")?.unbind();
+        PyResult::Ok((class, PyTuple::new(py, [intern!(py, "loop")])?.unbind()))
+    })?;
+    let values = [ptr::null_mut(), this.as_ptr()];
+    // SAFETY: live objects; one value, by name; the scratch place in front of it is ours to lend.
+    unsafe {
+        let future = ffi::PyObject_Vectorcall(
+            class.as_ptr(),
+            values.as_ptr().add(1),
+            ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+            names.as_ptr(),
+        );
+        Ok(Bound::from_owned_ptr_or_err(py, future)?.into_ptr())
+    }
+}
+
+/// The value of a plain `float` or `int`. Anything else that adds to a float takes the Python form.
+#[inline]
+fn number(object: *mut ffi::PyObject) -> Option<f64> {
+    // SAFETY: a live object, looked at by exact type; an int too large for a float raises, which is cleared.
+    unsafe {
+        if ffi::PyFloat_CheckExact(object) != 0 {
+            return Some(ffi::PyFloat_AS_DOUBLE(object));
+        }
+        if ffi::PyLong_CheckExact(object) != 0 {
+            let value = ffi::PyLong_AsDouble(object);
+            if value == -1.0 && !ffi::PyErr_Occurred().is_null() {
+                ffi::PyErr_Clear();
+                return None;
+            }
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// The clock's nanoseconds as asyncio's seconds.
+#[inline]
+#[expect(clippy::cast_precision_loss, reason = "a float holds nanoseconds exactly for 104 days of uptime")]
+pub(crate) fn seconds(time: clock::Nanos) -> f64 {
+    time as f64 / 1e9
+}
+
+/// asyncio's seconds as the clock's nanoseconds: the past and NaN are "now", infinity is "never".
+#[inline]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates, as said above")]
+pub(crate) fn nanoseconds(when: f64) -> clock::Nanos {
+    (when * 1e9).round() as clock::Nanos
+}

@@ -1,0 +1,452 @@
+//! `Handle` and `TimerHandle`: what `call_soon`, `call_later` and `add_reader` give back.
+//!
+//! Real subclasses of asyncio's own, so `isinstance`, `repr`, ordering and hashing are theirs; the callback,
+//! its arguments and its context live in Rust, and the memory of dead handles is used again.
+
+use std::ffi::{c_int, c_void};
+use std::sync::OnceLock;
+
+use pyo3::exceptions::PyImportError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+use ropewalk_reactor::TimerKey;
+
+use crate::call::{Args, in_context};
+use crate::heap::{self, Plan, RawType, Ref, Returned, getter, method};
+use crate::object::Obj;
+
+/// Room for an instance of `asyncio.TimerHandle`: ten slots behind the largest object header (32 bytes,
+/// free-threaded). One number for both types keeps the body at one place.
+const HEADER: usize = 112;
+
+#[repr(C)]
+struct HandleObject {
+    header: [u64; HEADER / 8],
+    body: Body,
+}
+
+/// What a handle holds. Reached through [`HandleRef::body`] alone.
+pub(crate) struct Body {
+    /// The loop that the handle belongs to.
+    owner: Option<Obj>,
+    context: Option<Obj>,
+    callback: Option<Obj>,
+    args: Args,
+    /// Seconds of the loop's clock, of a timer.
+    when: f64,
+    /// Where the reactor keeps the timer, while it is scheduled.
+    timer: Option<TimerKey>,
+    cancelled: bool,
+}
+
+static PLAIN: OnceLock<RawType> = OnceLock::new();
+static TIMER: OnceLock<RawType> = OnceLock::new();
+
+/// A reference to a native handle.
+#[derive(Clone, Debug)]
+pub(crate) struct HandleRef(Obj);
+
+impl HandleRef {
+    /// A handle for `callback(*args)` in `context`.
+    #[inline]
+    pub(crate) fn new(
+        py: Python<'_>,
+        owner: Obj,
+        callback: Obj,
+        args: Args,
+        context: Obj,
+    ) -> PyResult<Self> {
+        Self::make(py, &PLAIN, owner, callback, args, context, 0.0)
+    }
+
+    /// A handle for `callback(*args)` in `context`, at `when` seconds of the loop's clock.
+    #[inline]
+    pub(crate) fn timer(
+        py: Python<'_>,
+        owner: Obj,
+        callback: Obj,
+        args: Args,
+        context: Obj,
+        when: f64,
+    ) -> PyResult<Self> {
+        Self::make(py, &TIMER, owner, callback, args, context, when)
+    }
+
+    #[inline]
+    fn make(
+        py: Python<'_>,
+        class: &'static OnceLock<RawType>,
+        owner: Obj,
+        callback: Obj,
+        args: Args,
+        context: Obj,
+        when: f64,
+    ) -> PyResult<Self> {
+        let class = class.get().ok_or_else(|| PyImportError::new_err("ropewalk._core is not initialised"))?;
+        let body = Body {
+            owner: Some(owner),
+            context: Some(context),
+            callback: Some(callback),
+            args,
+            when,
+            timer: None,
+            cancelled: false,
+        };
+        let object = memory::take(py, class)?;
+        // SAFETY: fresh memory of the type's size, seen by nobody; nothing is dropped by the write.
+        unsafe {
+            (&raw mut (*object.cast::<HandleObject>()).body).write(body);
+            memory::reveal(object);
+            Ok(Self(Obj::from_owned(object).ok_or_else(|| PyErr::fetch(py))?))
+        }
+    }
+
+    pub(crate) fn as_obj(&self) -> &Obj {
+        &self.0
+    }
+
+    pub(crate) fn into_obj(self) -> Obj {
+        self.0
+    }
+
+    /// The handle in `object`, if it is one of ours.
+    #[inline]
+    pub(crate) fn from_object(object: Ref<'_, '_>) -> Option<Self> {
+        // SAFETY: a live object has a type.
+        let class = unsafe { ffi::Py_TYPE(object.as_ptr()) };
+        let ours = |class_of: &OnceLock<RawType>| class_of.get().is_some_and(|ours| ours.as_ptr() == class);
+        // SAFETY: alive, and borrowed from somebody attached.
+        (ours(&PLAIN) || ours(&TIMER)).then(|| Self(unsafe { Obj::from_borrowed(object.as_ptr()) }))
+    }
+
+    /// # Safety
+    /// `object` is a native handle.
+    #[inline]
+    unsafe fn from_self(object: Ref<'_, '_>) -> Self {
+        // SAFETY: alive, and borrowed from somebody attached.
+        Self(unsafe { Obj::from_borrowed(object.as_ptr()) })
+    }
+
+    /// Looks into the handle. No Python code runs in `f`: what it takes out is dropped by the caller.
+    ///
+    /// Free-threaded, the object's own lock is held (a critical section), so that a cancel from another
+    /// thread and the loop's run do not meet halfway.
+    #[inline]
+    fn body<R>(&self, py: Python<'_>, f: impl FnOnce(&mut Body) -> R) -> R {
+        let object = self.0.as_ptr().cast::<HandleObject>();
+        pyo3::sync::critical_section::with_critical_section(&self.0.bind(py), || {
+            // SAFETY: the GIL or the critical section makes us the only one inside, and `f` runs no Python
+            // code that could come back here.
+            f(unsafe { &mut (*object).body })
+        })
+    }
+
+    #[inline]
+    pub(crate) fn is_cancelled(&self, py: Python<'_>) -> bool {
+        self.body(py, |body| body.cancelled)
+    }
+
+    /// Marks the timer as one the reactor holds at `key`.
+    #[inline]
+    pub(crate) fn scheduled(&self, py: Python<'_>, key: TimerKey) {
+        self.body(py, |body| body.timer = Some(key));
+    }
+
+    /// Calls the callback in its context. A cancelled handle does nothing.
+    #[inline]
+    pub(crate) fn run(&self, py: Python<'_>) -> PyResult<()> {
+        let job = self.body(py, |body| {
+            body.timer = None;
+            if body.cancelled {
+                return None;
+            }
+            Some((body.callback.clone()?, body.args.clone(), body.context.clone()?))
+        });
+        let Some((callback, args, context)) = job else { return Ok(()) };
+        // What was returned is dropped inside the context, as by `context.run(...)`.
+        in_context(py, &context, || args.call(py, &callback).map(drop))
+    }
+
+    /// Cancels the handle; a timer leaves the reactor at once.
+    pub(crate) fn cancel(&self, py: Python<'_>) {
+        let taken = self.body(py, |body| {
+            if body.cancelled {
+                return None;
+            }
+            body.cancelled = true;
+            let args = std::mem::replace(&mut body.args, Args::None);
+            Some((body.callback.take(), args, body.timer.take(), body.owner.clone()))
+        });
+        let Some((callback, args, timer, owner)) = taken else { return };
+        if let (Some(key), Some(owner)) = (timer, owner) {
+            crate::eventloop::forget_timer(py, &owner, key);
+        }
+        drop((callback, args));
+    }
+}
+
+/// Makes the two types.
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let events = module.py().import("asyncio.events")?;
+    let common = || {
+        vec![
+            method!(c"cancel", noargs, cancel),
+            method!(c"cancelled", noargs, cancelled),
+            method!(c"get_context", noargs, context),
+        ]
+    };
+    let getters = || {
+        vec![
+            getter!(c"_callback", callback),
+            getter!(c"_args", args),
+            getter!(c"_context", context),
+            getter!(c"_loop", owner),
+            getter!(c"_cancelled", cancelled),
+            getter!(c"_repr", nothing),
+            getter!(c"_source_traceback", nothing),
+        ]
+    };
+    let plan = |name, doc, methods, getters| Plan {
+        name,
+        doc,
+        header: HEADER,
+        size: size_of::<HandleObject>(),
+        subclassable: false,
+        methods,
+        getters,
+        dealloc,
+        traverse,
+        clear,
+    };
+    let plain: Bound<'_, PyType> = events.getattr("Handle")?.cast_into()?;
+    let plain = RawType::new(
+        &plain,
+        plan(c"ropewalk._core.Handle", c"A callback that the loop will run: asyncio.Handle.", common(), getters()),
+    )?;
+    let timer: Bound<'_, PyType> = events.getattr("TimerHandle")?.cast_into()?;
+    let mut timer_methods = common();
+    timer_methods.push(method!(c"when", noargs, when));
+    let mut timer_getters = getters();
+    timer_getters.push(getter!(c"_when", when));
+    timer_getters.push(getter!(c"_scheduled", is_scheduled));
+    let timer = RawType::new(
+        &timer,
+        plan(
+            c"ropewalk._core.TimerHandle",
+            c"A callback that the loop will run at a time: asyncio.TimerHandle.",
+            timer_methods,
+            timer_getters,
+        ),
+    )?;
+    let py = module.py();
+    module.add("Handle", PLAIN.get_or_init(|| plain).bind(py))?;
+    module.add("TimerHandle", TIMER.get_or_init(|| timer).bind(py))
+}
+
+/// Runs `f` on the handle that a method was called on.
+#[inline]
+fn on<R>(this: Ref<'_, '_>, f: impl FnOnce(&HandleRef) -> R) -> R {
+    // SAFETY: CPython checked the type before it called the method.
+    f(&unsafe { HandleRef::from_self(this) })
+}
+
+fn cancel(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    on(this, |handle| handle.cancel(py));
+    heap::none(py)
+}
+
+fn cancelled(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    heap::boolean(py, on(this, |handle| handle.is_cancelled(py)))
+}
+
+fn object(py: Python<'_>, this: Ref<'_, '_>, pick: impl FnOnce(&mut Body) -> Option<Obj>) -> Returned {
+    match on(this, |handle| handle.body(py, pick)) {
+        Some(object) => Ok(object.into_ptr()),
+        None => heap::none(py),
+    }
+}
+
+fn callback(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    object(py, this, |body| body.callback.clone())
+}
+
+fn context(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    object(py, this, |body| body.context.clone())
+}
+
+fn owner(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    object(py, this, |body| body.owner.clone())
+}
+
+fn args(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    match on(this, |handle| handle.body(py, |body| (!body.cancelled).then(|| body.args.clone()))) {
+        Some(args) => Ok(args.to_tuple(py)?.into_ptr()),
+        None => heap::none(py),
+    }
+}
+
+fn nothing(py: Python<'_>, _this: Ref<'_, '_>) -> Returned {
+    heap::none(py)
+}
+
+fn when(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    let when = on(this, |handle| handle.body(py, |body| body.when));
+    Ok(pyo3::types::PyFloat::new(py, when).into_ptr())
+}
+
+fn is_scheduled(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    heap::boolean(py, on(this, |handle| handle.body(py, |body| body.timer.is_some())))
+}
+
+fn class_of(object: *mut ffi::PyObject) -> Option<&'static RawType> {
+    // SAFETY: a live object has a type.
+    let class = unsafe { ffi::Py_TYPE(object) };
+    [&PLAIN, &TIMER].into_iter().filter_map(OnceLock::get).find(|ours| ours.as_ptr() == class)
+}
+
+unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
+    // SAFETY: CPython calls this once, on the last reference to a handle, with the thread attached.
+    unsafe {
+        ffi::PyObject_GC_UnTrack(object.cast());
+        ffi::PyObject_ClearWeakRefs(object);
+        std::ptr::drop_in_place(&raw mut (*object.cast::<HandleObject>()).body);
+        if let Some(class) = class_of(object) {
+            class.clear_slots(object);
+            memory::give(object, class);
+        }
+    }
+}
+
+unsafe extern "C" fn traverse(object: *mut ffi::PyObject, visit: ffi::visitproc, arg: *mut c_void) -> c_int {
+    let Some(class) = class_of(object) else { return 0 };
+    // SAFETY: the collector traverses live, tracked objects, whose body is written; it stops the world
+    // where there is no GIL.
+    unsafe {
+        let answer = class.visit_slots(object, visit, arg);
+        if answer != 0 {
+            return answer;
+        }
+        let body = &(*object.cast::<HandleObject>()).body;
+        let held = [&body.owner, &body.context, &body.callback];
+        for object in held.into_iter().flatten().chain(body.args.objects()) {
+            let answer = heap::visit_object(Some(object), visit, arg);
+            if answer != 0 {
+                return answer;
+            }
+        }
+    }
+    0
+}
+
+unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
+    // SAFETY: the collector clears an unreachable but live handle. What is taken out is dropped last, when
+    // the handle is whole again.
+    unsafe {
+        let body = &mut (*object.cast::<HandleObject>()).body;
+        let args = std::mem::replace(&mut body.args, Args::None);
+        let taken = (body.owner.take(), body.context.take(), body.callback.take(), args);
+        if let Some(class) = class_of(object) {
+            class.clear_slots(object);
+        }
+        drop(taken);
+    }
+    0
+}
+
+/// Where handles' memory comes from.
+///
+/// A loop makes and drops handles by the million, one or two alive at a time. With the GIL a short list of
+/// dead ones is kept per type, as CPython keeps its tuples and floats; free-threaded, the allocator's own
+/// per-thread lists do that.
+mod memory {
+    use super::*;
+
+    #[cfg(not(Py_GIL_DISABLED))]
+    mod kept {
+        use super::*;
+        use crate::guard::Guarded;
+
+        const MOST: usize = 256;
+
+        /// An object without references, of the type it is kept under.
+        struct Dead(*mut ffi::PyObject);
+        // SAFETY: nobody else knows the object.
+        unsafe impl Send for Dead {}
+
+        static DEAD: [Guarded<Vec<Dead>>; 2] = [Guarded::new(Vec::new()), Guarded::new(Vec::new())];
+
+        fn list(class: &RawType) -> &'static Guarded<Vec<Dead>> {
+            let timer = TIMER.get().is_some_and(|timer| timer.as_ptr() == class.as_ptr());
+            &DEAD[usize::from(timer)]
+        }
+
+        #[inline]
+        pub(super) fn take(py: Python<'_>, class: &RawType) -> Option<*mut ffi::PyObject> {
+            let Dead(object) = list(class).with(py, Vec::pop)?;
+            // SAFETY: memory of an instance of this type, untracked, its slots empty: as `tp_alloc` leaves it.
+            Some(unsafe { ffi::PyObject_Init(object, class.as_ptr()) })
+        }
+
+        #[inline]
+        pub(super) fn give(object: *mut ffi::PyObject, class: &RawType) -> bool {
+            // SAFETY: called from `dealloc`, attached.
+            let py = unsafe { Python::assume_attached() };
+            list(class).with(py, |list| {
+                let room = list.len() < MOST;
+                if room {
+                    list.push(Dead(object));
+                }
+                room
+            })
+        }
+    }
+
+    /// An instance of `class` with an unwritten body, unknown to the collector or not to be traversed
+    /// before the body is written (no Python code runs in between).
+    #[inline]
+    pub(super) fn take(py: Python<'_>, class: &RawType) -> PyResult<*mut ffi::PyObject> {
+        #[cfg(not(Py_GIL_DISABLED))]
+        if let Some(object) = kept::take(py, class) {
+            return Ok(object);
+        }
+        // SAFETY: a ready heap type has `tp_alloc`; the collector is told again by `reveal`.
+        unsafe {
+            let object = ffi::PyType_GenericAlloc(class.as_ptr(), 0);
+            if object.is_null() {
+                return Err(PyErr::fetch(py));
+            }
+            ffi::PyObject_GC_UnTrack(object.cast());
+            Ok(object)
+        }
+    }
+
+    /// Tells the collector of a finished handle.
+    ///
+    /// # Safety
+    /// Its body is written.
+    #[inline]
+    pub(super) unsafe fn reveal(object: *mut ffi::PyObject) {
+        // SAFETY: untracked since `take`.
+        unsafe { ffi::PyObject_GC_Track(object.cast()) }
+    }
+
+    /// Keeps or frees a dead handle's memory.
+    ///
+    /// # Safety
+    /// Called at the end of `dealloc`.
+    #[inline]
+    pub(super) unsafe fn give(object: *mut ffi::PyObject, class: &RawType) {
+        #[cfg(not(Py_GIL_DISABLED))]
+        let kept = kept::give(object, class);
+        #[cfg(Py_GIL_DISABLED)]
+        let kept = false;
+        // SAFETY: dead; and an instance of a heap type owns a reference to its type.
+        unsafe {
+            if !kept {
+                ffi::PyObject_GC_Del(object.cast());
+            }
+            ffi::Py_DECREF(class.as_ptr().cast());
+        }
+    }
+}

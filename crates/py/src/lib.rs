@@ -1,0 +1,27 @@
+//! `ropewalk._core`: the reactor's door to Python.
+//!
+//! The only crate that knows Python. `heap`, `object`, `guard` and `call` are the ground: raw types, owned
+//! references, locks, calls. On it stand `handle`, `eventloop` (with `turn` and `watch`) and the sockets,
+//! `transport` and `listener`. `python/ropewalk/asyncio` is the face in front of it.
+
+mod address;
+mod call;
+mod eventloop;
+mod guard;
+mod handle;
+mod heap;
+mod listener;
+mod object;
+mod transport;
+mod turn;
+mod watch;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = false)]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    handle::register(module)?;
+    transport::register(module)?;
+    eventloop::register(module)
+}

@@ -1,0 +1,254 @@
+//! Reading: one `recv` a turn and connection, the bytes in an object of exactly their size.
+//!
+//! Small reads go through one buffer that the loop owns and are copied out, which is cheaper than making a
+//! large object and shrinking it. A connection whose last read filled that buffer is a bulk transfer: its
+//! next read goes straight into a bytes object, without the copy. Neither ever asks the allocator for
+//! 128 KiB or more, which glibc would map from and give back to the kernel each time.
+//!
+//! Edges: a read that returns less than it asked for has drained the socket (epoll(7)), so the next edge is
+//! waited for, unless the peer hung up, whose end must still be met. A full read leaves more behind: the
+//! connection queues up again behind the others.
+
+use std::io::{self, ErrorKind};
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+use std::{ptr, slice};
+
+use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::{ffi, intern};
+use ropewalk_sys::poller::Readiness;
+use ropewalk_sys::stream;
+
+use super::{Body, Style, TransportRef, again, fatal};
+use crate::call::{ends_the_run, in_context};
+use crate::eventloop::Loop;
+use crate::object::Obj;
+
+/// What one read through the shared buffer takes at most.
+const SMALL: usize = 64 * 1024;
+/// What one read straight into a bytes object takes at most; under glibc's threshold with the object's head.
+const BULK: usize = 120 * 1024;
+
+/// The buffer that a loop's connections share.
+pub(crate) struct ReadBuffer(Box<[MaybeUninit<u8>]>);
+
+impl ReadBuffer {
+    pub(crate) fn new() -> Self {
+        Self(Box::new_uninit_slice(SMALL))
+    }
+
+    /// Reads, and makes a bytes object of what came; `None` at the stream's end.
+    #[inline]
+    fn read(&mut self, py: Python<'_>, fd: RawFd) -> Result<Option<(Obj, bool)>, Failure> {
+        let count = stream::recv(fd, &mut self.0)?;
+        if count == 0 {
+            return Ok(None);
+        }
+        // SAFETY: that many bytes were written; the object copies them.
+        let bytes = unsafe { ffi::PyBytes_FromStringAndSize(self.0.as_ptr().cast(), count.cast_signed()) };
+        // SAFETY: a new reference or NULL with an exception set.
+        let bytes = unsafe { Obj::from_owned(bytes) }.ok_or_else(|| Failure::Python(PyErr::fetch(py)))?;
+        Ok(Some((bytes, count == self.0.len())))
+    }
+}
+
+/// Reads straight into a new bytes object.
+fn read_bulk(py: Python<'_>, fd: RawFd) -> Result<Option<(Obj, usize)>, Failure> {
+    // SAFETY: a new object of uninitialised bytes that nobody else knows, filled by `recv`, then cut to what
+    // came. `_PyBytes_Resize` takes the reference and sets it to NULL when it fails.
+    unsafe {
+        let mut bytes = ffi::PyBytes_FromStringAndSize(ptr::null(), BULK.cast_signed());
+        if bytes.is_null() {
+            return Err(Failure::Python(PyErr::fetch(py)));
+        }
+        let space = ffi::PyBytes_AsString(bytes).cast::<MaybeUninit<u8>>();
+        let count = match stream::recv(fd, slice::from_raw_parts_mut(space, BULK)) {
+            Ok(0) => {
+                ffi::Py_DECREF(bytes);
+                return Ok(None);
+            }
+            Ok(count) => count,
+            Err(error) => {
+                ffi::Py_DECREF(bytes);
+                return Err(error.into());
+            }
+        };
+        if count < BULK && _PyBytes_Resize(&raw mut bytes, count.cast_signed()) != 0 {
+            return Err(Failure::Python(PyErr::fetch(py)));
+        }
+        Ok(Obj::from_owned(bytes).map(|bytes| (bytes, count)))
+    }
+}
+
+unsafe extern "C" {
+    /// Documented in CPython's "Bytes Objects"; PyO3 does not pass it on.
+    fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> std::ffi::c_int;
+}
+
+enum Failure {
+    System(io::Error),
+    Python(PyErr),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+/// Reads again if there is a reason to: after `connection_made`, after `resume_reading()`.
+pub(super) fn go_on(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult<()> {
+    let wanted = transport.body()?.with(slf.py(), |state| state.wants_read());
+    if wanted {
+        again(slf, transport, Readiness::READ)?;
+    }
+    Ok(())
+}
+
+/// Reads once and hands the bytes over. An error is one that ends the loop's run.
+#[inline]
+pub(super) fn once(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult<()> {
+    let py = slf.py();
+    let body = transport.body()?;
+    let (protocol, style, bulk) = body.with(py, |state| (state.protocol.clone(), state.style, state.bulk));
+    let Some(protocol) = protocol else { return Ok(()) };
+    match style {
+        Style::Data => data(slf, transport, body, &protocol, bulk),
+        Style::Buffer => buffer(slf, transport, body, &protocol),
+    }
+}
+
+#[inline]
+fn data(
+    slf: &Bound<'_, Loop>,
+    transport: &TransportRef,
+    body: &Body,
+    protocol: &Obj,
+    bulk: bool,
+) -> PyResult<()> {
+    let py = slf.py();
+    let read = if bulk {
+        read_bulk(py, body.fd).map(|read| read.map(|(bytes, count)| (bytes, count == BULK, count >= SMALL / 2)))
+    } else {
+        slf.get()
+            .read_buffer
+            .with(py, |buffer| buffer.read(py, body.fd))
+            .map(|read| read.map(|(bytes, full)| (bytes, full, full)))
+    };
+    let Some((bytes, full, bulk)) = settle(slf, transport, body, read)? else { return Ok(()) };
+    body.with(py, |state| {
+        state.bulk = bulk;
+        state.readable = full || state.hangup;
+    });
+    let heard = in_context(py, &body.context, || {
+        protocol.bind(py).call_method1(intern!(py, "data_received"), (bytes.into_bound(py),)).map(drop)
+    });
+    finish(slf, transport, heard, "Fatal error: protocol.data_received() call failed.")
+}
+
+fn buffer(slf: &Bound<'_, Loop>, transport: &TransportRef, body: &Body, protocol: &Obj) -> PyResult<()> {
+    let py = slf.py();
+    let lent = in_context(py, &body.context, || {
+        let object = protocol.bind(py).call_method1(intern!(py, "get_buffer"), (-1,))?;
+        let view = PyUntypedBuffer::get(&object)?;
+        if view.len_bytes() == 0 {
+            return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+        }
+        if view.readonly() || !view.is_c_contiguous() {
+            return Err(pyo3::exceptions::PyTypeError::new_err(
+                "get_buffer() must return a writable, contiguous buffer",
+            ));
+        }
+        Ok(view)
+    });
+    let view = match lent {
+        Ok(view) => view,
+        Err(error) => {
+            return finish(slf, transport, Err(error), "Fatal error: protocol.get_buffer() call failed.");
+        }
+    };
+    let room = view.len_bytes();
+    // SAFETY: the view keeps the memory in place and is writable; `recv` only ever writes initialised bytes.
+    let space = unsafe { slice::from_raw_parts_mut(view.buf_ptr().cast::<MaybeUninit<u8>>(), room) };
+    let read = match stream::recv(body.fd, space) {
+        Ok(0) => Ok(None),
+        Ok(count) => Ok(Some(count)),
+        Err(error) => Err(error.into()),
+    };
+    // The buffer is the protocol's again before it hears of it: it may want to resize it.
+    drop(view);
+    let Some(count) = settle(slf, transport, body, read)? else { return Ok(()) };
+    body.with(py, |state| state.readable = count == room || state.hangup);
+    let heard = in_context(py, &body.context, || {
+        protocol.bind(py).call_method1(intern!(py, "buffer_updated"), (count,)).map(drop)
+    });
+    finish(slf, transport, heard, "Fatal error: protocol.buffer_updated() call failed.")
+}
+
+/// What came, or `None` after whatever else happened was dealt with.
+#[inline]
+fn settle<T>(
+    slf: &Bound<'_, Loop>,
+    transport: &TransportRef,
+    body: &Body,
+    read: Result<Option<T>, Failure>,
+) -> PyResult<Option<T>> {
+    match read {
+        Ok(Some(read)) => Ok(Some(read)),
+        Ok(None) => end_of_stream(slf, transport, body).map(|()| None),
+        Err(Failure::System(error)) if error.kind() == ErrorKind::WouldBlock => {
+            body.with(slf.py(), |state| state.readable = false);
+            Ok(None)
+        }
+        Err(failure) => {
+            let error = match failure {
+                Failure::System(error) => error.into(),
+                Failure::Python(error) => error,
+            };
+            fatal(slf, transport, "Fatal read error on socket transport", error).map(|()| None)
+        }
+    }
+}
+
+/// After the protocol was called: its exception ends the connection, and what is left is read next turn.
+#[inline]
+fn finish(
+    slf: &Bound<'_, Loop>,
+    transport: &TransportRef,
+    heard: PyResult<()>,
+    message: &str,
+) -> PyResult<()> {
+    match heard {
+        Ok(()) => go_on(slf, transport),
+        Err(error) if ends_the_run(slf.py(), &error) => {
+            go_on(slf, transport)?;
+            Err(error)
+        }
+        Err(error) => fatal(slf, transport, message, error),
+    }
+}
+
+/// The peer has ended its stream: the protocol says whether ours stays open.
+#[cold]
+fn end_of_stream(slf: &Bound<'_, Loop>, transport: &TransportRef, body: &Body) -> PyResult<()> {
+    let py = slf.py();
+    let protocol = body.with(py, |state| {
+        state.read_eof = true;
+        state.readable = false;
+        state.protocol.clone()
+    });
+    let Some(protocol) = protocol else { return Ok(()) };
+    let answer = in_context(py, &body.context, || {
+        protocol.bind(py).call_method0(intern!(py, "eof_received"))?.is_truthy()
+    });
+    match answer {
+        Ok(true) => Ok(()),
+        Ok(false) => super::close(py, transport.as_obj().bind(py)).map(|none| {
+            // SAFETY: `close` returns an owned `None`.
+            drop(unsafe { Obj::from_owned(none) });
+        }),
+        Err(error) => finish(slf, transport, Err(error), "Fatal error: protocol.eof_received() call failed."),
+    }
+}

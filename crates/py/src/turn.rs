@@ -1,0 +1,168 @@
+//! The turn: sleep, collect, run what was ready.
+//!
+//! The reactor gives the turn its three phases so that the interpreter is released only around the second,
+//! and only when it may sleep. What a callback raises goes to the loop's exception handler; only
+//! `SystemExit` and `KeyboardInterrupt` end the run, and they do so with every event already collected, so
+//! that an edge is never lost to them.
+
+use std::io::ErrorKind;
+use std::sync::atomic::Ordering;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::{ffi, intern};
+use ropewalk_reactor::{Job, Plan};
+use ropewalk_sys::fork;
+use ropewalk_sys::poller::Events;
+
+use crate::call::ends_the_run;
+use crate::eventloop::{Loop, Task, this_thread};
+use crate::object::Obj;
+use crate::{listener, transport};
+
+/// Gives the loop back when its run ends, however it ends.
+struct Running<'a>(&'a Loop);
+
+impl<'a> Running<'a> {
+    fn claim(owner: &'a Loop) -> PyResult<Self> {
+        owner
+            .runner
+            .compare_exchange(0, this_thread(), Ordering::AcqRel, Ordering::Acquire)
+            .map(|_| Self(owner))
+            .map_err(|_| PyRuntimeError::new_err("This event loop is already running"))
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.stopping.store(false, Ordering::Relaxed);
+        self.0.runner.store(0, Ordering::Release);
+    }
+}
+
+/// Runs the loop until it is stopped.
+pub(crate) fn run(slf: &Bound<'_, Loop>) -> PyResult<()> {
+    let py = slf.py();
+    let owner = slf.get();
+    let _running = Running::claim(owner)?;
+    let mut events = Events::new();
+    let mut process = fork::generation();
+    let mut sleeper = owner.reactor(py, |reactor| {
+        reactor.begin_run();
+        reactor.sleeper()
+    })?;
+    loop {
+        let may_sleep = !owner.stopping.load(Ordering::Relaxed);
+        let plan = owner.reactor(py, |reactor| reactor.prepare(may_sleep))?;
+        if process != fork::generation() {
+            // A callback forked, and this is the child.
+            process = fork::generation();
+            sleeper = owner.reactor(py, |reactor| reactor.sleeper())?;
+            slf.call_method0(intern!(py, "_after_fork"))?;
+        }
+        let polled = match plan {
+            Plan::Skip => Ok(()),
+            Plan::Look => sleeper.poll(&mut events, &plan),
+            Plan::Sleep(_) => py.detach(|| sleeper.poll(&mut events, &plan)),
+        };
+        let batch = owner.reactor(py, |reactor| reactor.collect(&mut events))?;
+        match polled {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+        // SAFETY: attached. In the main thread this runs pending signal handlers, elsewhere it does nothing.
+        if unsafe { ffi::PyErr_CheckSignals() } != 0 {
+            return Err(PyErr::fetch(py));
+        }
+        for _ in 0..batch {
+            let Some(job) = owner.reactor(py, |reactor| reactor.pop())? else { break };
+            run_job(slf, job)?;
+        }
+        if owner.stopping.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+    }
+}
+
+/// Runs one job. An error is one that ends the run.
+#[inline]
+fn run_job(slf: &Bound<'_, Loop>, job: Job<Task>) -> PyResult<()> {
+    let py = slf.py();
+    match job.handle {
+        Task::Handle(handle) => {
+            if slf.get().debug() {
+                return run_slowly(slf, handle.as_obj());
+            }
+            match handle.run(py) {
+                Ok(()) => Ok(()),
+                Err(error) => failed(slf, handle.as_obj(), error),
+            }
+        }
+        Task::Foreign(handle) => run_slowly(slf, &handle),
+        Task::Io(transport) => transport::ready(slf, &transport, job.readiness),
+        Task::Start(transport) => transport::start(slf, &transport),
+        Task::Lost(transport) => transport::lost(slf, &transport),
+        Task::Accept(socket) => listener::accept(slf, &socket),
+    }
+}
+
+/// Runs a handle by its Python methods, timed in debug mode.
+#[cold]
+fn run_slowly(slf: &Bound<'_, Loop>, handle: &Obj) -> PyResult<()> {
+    let py = slf.py();
+    match slf.call_method1(intern!(py, "_run_handle"), (handle.bind(py),)) {
+        Ok(_) => Ok(()),
+        Err(error) => survive(slf, error),
+    }
+}
+
+/// Reports what a callback raised.
+#[cold]
+fn failed(slf: &Bound<'_, Loop>, handle: &Obj, error: PyErr) -> PyResult<()> {
+    let py = slf.py();
+    if ends_the_run(py, &error) {
+        return Err(error);
+    }
+    match slf.call_method1(intern!(py, "_callback_failed"), (handle.bind(py), error.into_value(py))) {
+        Ok(_) => Ok(()),
+        Err(error) => survive(slf, error),
+    }
+}
+
+/// Tells the loop's exception handler; an error is one that ends the run.
+#[cold]
+pub(crate) fn report<'py>(
+    slf: &Bound<'py, Loop>,
+    message: &str,
+    error: PyErr,
+    about: &[(&str, Bound<'py, PyAny>)],
+) -> PyResult<()> {
+    let py = slf.py();
+    if ends_the_run(py, &error) {
+        return Err(error);
+    }
+    let told = (|| {
+        let context = pyo3::types::PyDict::new(py);
+        context.set_item("message", message)?;
+        context.set_item("exception", error.into_value(py))?;
+        for (key, value) in about {
+            context.set_item(key, value)?;
+        }
+        slf.call_method1(intern!(py, "call_exception_handler"), (context,))
+    })();
+    match told {
+        Ok(_) => Ok(()),
+        Err(error) => survive(slf, error),
+    }
+}
+
+/// An exception where none is expected is shown, not raised through the reactor.
+fn survive(slf: &Bound<'_, Loop>, error: PyErr) -> PyResult<()> {
+    let py = slf.py();
+    if ends_the_run(py, &error) {
+        return Err(error);
+    }
+    error.write_unraisable(py, Some(slf.as_any()));
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! What a program watches itself: readers and writers on descriptors, and children.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyInt, PyTuple};
+use ropewalk_reactor::Side;
+
+use crate::call::{Args, copy_context};
+use crate::eventloop::{Loop, Task};
+use crate::handle::HandleRef;
+
+/// The number of a descriptor given as an int or as an object with `fileno()`; the rules and the exceptions
+/// are those of the `selectors` module.
+pub(crate) fn number(fd: &Bound<'_, PyAny>) -> PyResult<i32> {
+    let number = if fd.is_instance_of::<PyInt>() {
+        fd.extract::<i32>()
+    } else {
+        fd.call_method0("fileno").and_then(|number| number.extract::<i32>())
+    };
+    let number = number.map_err(|error| {
+        let py = fd.py();
+        let value = PyValueError::new_err(match fd.repr() {
+            Ok(fd) => format!("Invalid file object: {fd}"),
+            Err(_) => "Invalid file object".to_owned(),
+        });
+        value.set_cause(py, Some(error));
+        value
+    })?;
+    if number < 0 {
+        return Err(PyValueError::new_err(format!("Invalid file descriptor: {number}")));
+    }
+    Ok(number)
+}
+
+fn handle(
+    slf: &Bound<'_, Loop>,
+    callback: &Bound<'_, PyAny>,
+    args: &Bound<'_, PyTuple>,
+    context: Option<&Bound<'_, PyAny>>,
+) -> PyResult<HandleRef> {
+    let py = slf.py();
+    let context = match context {
+        Some(context) => context.into(),
+        None => copy_context(py)?,
+    };
+    let args = if args.is_empty() { Args::None } else { Args::Many(args.into()) };
+    HandleRef::new(py, slf.as_any().into(), callback.into(), args, context)
+}
+
+/// Watches one side of a descriptor, in place of what watched it before.
+pub(crate) fn add(
+    slf: &Bound<'_, Loop>,
+    fd: &Bound<'_, PyAny>,
+    side: Side,
+    callback: &Bound<'_, PyAny>,
+    args: &Bound<'_, PyTuple>,
+    context: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Py<PyAny>> {
+    let py = slf.py();
+    let number = number(fd)?;
+    let handle = handle(slf, callback, args, context)?;
+    let task = Task::Handle(handle.clone());
+    match slf.get().reactor(py, |reactor| reactor.watch(number, side, task))? {
+        Ok(replaced) => {
+            cancel(py, replaced);
+            Ok(handle.into_obj().into_bound(py).unbind())
+        }
+        Err((error, task)) => {
+            drop(task);
+            Err(error.into())
+        }
+    }
+}
+
+/// Ends the watch on one side; whether there was one.
+pub(crate) fn remove(owner: &Loop, fd: &Bound<'_, PyAny>, side: Side) -> PyResult<bool> {
+    let py = fd.py();
+    let number = match number(fd) {
+        Ok(number) => number,
+        // A socket that is closed by now answers -1: nothing of it is watched.
+        Err(error) if fd.is_instance_of::<PyInt>() => return Err(error),
+        Err(error) => match fd.call_method0("fileno").and_then(|number| number.extract::<i32>()) {
+            Ok(_) => return Ok(false),
+            Err(_) => return Err(error),
+        },
+    };
+    let Ok(removed) = owner.reactor(py, |reactor| reactor.unwatch(number, side)) else {
+        // A closed loop watches nothing.
+        return Ok(false);
+    };
+    let found = removed.is_some();
+    cancel(py, removed);
+    Ok(found)
+}
+
+/// Whether the two sides are watched.
+pub(crate) fn watched(owner: &Loop, py: Python<'_>, fd: i32) -> PyResult<(bool, bool)> {
+    owner.reactor(py, |reactor| {
+        (reactor.watched(fd, Side::Read).is_some(), reactor.watched(fd, Side::Write).is_some())
+    })
+}
+
+/// A handle that is not watched any longer must not run if it is ready already.
+fn cancel(py: Python<'_>, task: Option<Task>) {
+    if let Some(Task::Handle(handle)) = &task {
+        handle.cancel(py);
+    }
+}
+
+/// Calls back once when a child has ended.
+pub(crate) fn child(
+    slf: &Bound<'_, Loop>,
+    pid: i32,
+    callback: &Bound<'_, PyAny>,
+    args: &Bound<'_, PyTuple>,
+) -> PyResult<()> {
+    let handle = handle(slf, callback, args, None)?;
+    let task = Task::Handle(handle);
+    match slf.get().reactor(slf.py(), |reactor| reactor.watch_child(pid, task))? {
+        Ok(_key) => Ok(()),
+        Err((error, task)) => {
+            drop::<Task>(task);
+            Err(error.into())
+        }
+    }
+}
+

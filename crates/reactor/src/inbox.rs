@@ -1,0 +1,152 @@
+//! Jobs from other threads: a queue behind a lock, and the [sleep protocol](crate::sleep) around it.
+
+use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
+
+use crate::sleep::{Bell, Sleeper};
+use crate::sync::{Mutex, MutexGuard};
+
+struct Queue<H> {
+    handles: Vec<H>,
+    closed: bool,
+}
+
+/// Held by the reactor, and by every [`Remote`].
+pub(crate) struct Inbox<H, B> {
+    bell: Arc<B>,
+    queue: Mutex<Queue<H>>,
+    /// Set in a forked child: the inbox that took this one's place. A lock cannot be made anew in place, and this
+    /// one may be held by a thread that the fork left behind.
+    successor: OnceLock<Arc<Self>>,
+}
+
+impl<H, B: Bell> Inbox<H, B> {
+    pub(crate) fn new(bell: Arc<B>) -> Self {
+        let queue = Mutex::new(Queue {
+            handles: Vec::new(),
+            closed: false,
+        });
+        Self {
+            bell,
+            queue,
+            successor: OnceLock::new(),
+        }
+    }
+
+    /// Pushes from any thread, and wakes the loop if it sleeps. Gives the handle back if the inbox is closed.
+    pub(crate) fn push(&self, handle: H) -> Result<(), H> {
+        let mut inbox = self;
+        loop {
+            while let Some(next) = inbox.successor.get() {
+                inbox = next;
+            }
+            let Some(mut queue) = inbox.lock() else {
+                return Err(handle);
+            };
+            if queue.closed {
+                drop(queue);
+                if inbox.successor.get().is_some() {
+                    continue;
+                }
+                return Err(handle);
+            }
+            queue.handles.push(handle);
+            // Under the lock, a queue with something in it means NOTIFIED: only the first has to tell.
+            let ring = queue.handles.len() == 1 && inbox.bell.sleep().notify();
+            // The system call is made outside: the loop that it wakes will want the lock.
+            drop(queue);
+            if ring {
+                inbox.bell.ring();
+            }
+            return Ok(());
+        }
+    }
+
+    /// Takes all that was pushed, into the empty `taken`, whose memory the queue uses from then on.
+    pub(crate) fn take(&self, taken: &mut Vec<H>) {
+        if let Some(mut queue) = self.lock() {
+            self.bell.sleep().acknowledge();
+            std::mem::swap(&mut queue.handles, taken);
+        }
+    }
+
+    /// Takes all that was pushed; from now on pushes are refused.
+    pub(crate) fn close(self: &Arc<Self>, taken: &mut Vec<H>) {
+        match self.lock() {
+            Some(mut queue) => {
+                queue.closed = true;
+                taken.append(&mut queue.handles);
+            }
+            None => self.leave_as_it_is(),
+        }
+    }
+
+    /// Has `next` take this inbox's place and takes what is in it, if the lock is not one of a vanished thread.
+    pub(crate) fn succeed(self: &Arc<Self>, next: &Arc<Self>, taken: &mut Vec<H>) {
+        let queue = self.try_lock();
+        let _ = self.successor.set(Arc::clone(next));
+        match queue {
+            Some(mut queue) => {
+                taken.append(&mut queue.handles);
+                if queue.closed {
+                    next.close(&mut Vec::new());
+                }
+                queue.closed = true;
+            }
+            None => self.leave_as_it_is(),
+        }
+    }
+
+    /// The lock's holder vanished in the middle of a push, so what it guards is in no state to be looked at or
+    /// even freed: it is leaked.
+    fn leave_as_it_is(self: &Arc<Self>) {
+        std::mem::forget(Arc::clone(self));
+    }
+
+    /// `None` only in a forked child, if a thread that the fork left behind held the lock.
+    fn lock(&self) -> Option<MutexGuard<'_, Queue<H>>> {
+        if self.bell.is_forked() {
+            return self.try_lock();
+        }
+        Some(self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, Queue<H>>> {
+        match self.queue.try_lock() {
+            Ok(queue) => Some(queue),
+            Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+/// Pushes jobs to a reactor from any thread. Cheap to clone; outlives the reactor.
+pub struct Remote<H> {
+    inbox: Arc<Inbox<H, Sleeper>>,
+}
+
+impl<H> Remote<H> {
+    pub(crate) fn new(inbox: Arc<Inbox<H, Sleeper>>) -> Self {
+        Self { inbox }
+    }
+
+    /// Makes `handle` ready in the next turn, after what was pushed before, and wakes the loop if it sleeps.
+    ///
+    /// Gives the handle back once the reactor has been drained or dropped.
+    pub fn push(&self, handle: H) -> Result<(), H> {
+        self.inbox.push(handle)
+    }
+}
+
+impl<H> Clone for Remote<H> {
+    fn clone(&self) -> Self {
+        Self {
+            inbox: Arc::clone(&self.inbox),
+        }
+    }
+}
+
+impl<H> std::fmt::Debug for Remote<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Remote").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,342 @@
+//! The reactor itself: its parts, put together, and the turn.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ropewalk_sys::clock::{self, Nanos};
+use ropewalk_sys::poller::{CAPACITY, Events, Readiness};
+
+use crate::inbox::{Inbox, Remote};
+use crate::registrations::{ChildKey, Refused, Registrations, Side, Token};
+use crate::sleep::{Bell, Sleeper};
+use crate::timers::{TimerKey, Timers};
+
+/// With work waiting, the system is asked at least every so many turns. Asking costs 300 ns and more, a turn of
+/// one callback less than that.
+pub const LOOK_TURNS: u32 = 8;
+
+/// With work waiting, the system is asked at least every so many nanoseconds, however few turns that were.
+pub const LOOK_NANOS: Nanos = 50_000;
+
+/// Something to call, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job<H> {
+    /// What to call.
+    pub handle: H,
+    /// What its descriptor is ready for; empty if it is not about a descriptor.
+    pub readiness: Readiness,
+}
+
+/// What the middle phase of a turn does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing: there is work, and the system was asked just now.
+    Skip,
+    /// Ask the system without waiting.
+    Look,
+    /// Wait, until the timeout or for ever. Only now is it worth releasing an interpreter's lock.
+    Sleep(Option<Duration>),
+}
+
+/// Ready queue, timers, readiness, children and cross-thread wake-ups of one event loop. See the [crate](crate).
+pub struct Reactor<H> {
+    ready: VecDeque<Job<H>>,
+    timers: Timers<H>,
+    registrations: Registrations<H>,
+    sleeper: Arc<Sleeper>,
+    inbox: Arc<Inbox<H, Sleeper>>,
+    /// Empty between calls: memory to take the inbox's jobs into.
+    taken: Vec<H>,
+    /// Handles whose descriptors were closed without a word, kept for `drain`.
+    lost: Vec<H>,
+    /// Turns since the system was last asked.
+    skipped: u32,
+    /// When the system was last asked.
+    looked: Nanos,
+    /// The time as `prepare` read it, if no sleep lies between it and `collect`.
+    clock: Option<Nanos>,
+}
+
+impl<H> Drop for Reactor<H> {
+    fn drop(&mut self) {
+        // A reactor that was not drained still must not leave its remotes pushing where nobody looks.
+        self.inbox.close(&mut self.lost);
+    }
+}
+
+impl<H: Clone> Reactor<H> {
+    /// A reactor with a poller and a waker of its own.
+    pub fn new() -> io::Result<Self> {
+        let sleeper = Arc::new(Sleeper::new()?);
+        Ok(Self {
+            ready: VecDeque::new(),
+            timers: Timers::new(),
+            registrations: Registrations::new(),
+            inbox: Arc::new(Inbox::new(Arc::clone(&sleeper))),
+            sleeper,
+            taken: Vec::new(),
+            lost: Vec::new(),
+            skipped: LOOK_TURNS,
+            looked: 0,
+            clock: None,
+        })
+    }
+
+    // Ready queue -------------------------------------------------------------------------------------------
+
+    /// Makes `handle` ready, after all that is.
+    #[inline]
+    pub fn push(&mut self, handle: H) {
+        self.push_job(Job {
+            handle,
+            readiness: Readiness::empty(),
+        });
+    }
+
+    /// Makes `job` ready, after all that is.
+    #[inline]
+    pub fn push_job(&mut self, job: Job<H>) {
+        self.ready.push_back(job);
+    }
+
+    /// The job that has been ready for longest.
+    #[inline]
+    pub fn pop(&mut self) -> Option<Job<H>> {
+        self.ready.pop_front()
+    }
+
+    /// How many jobs are ready.
+    #[inline]
+    #[must_use]
+    pub fn ready_len(&self) -> usize {
+        self.ready.len()
+    }
+
+    // Timers ------------------------------------------------------------------------------------------------
+
+    /// Makes `handle` ready at `at`. Timers of one deadline become ready in the order in which they were added.
+    #[inline]
+    pub fn add_timer(&mut self, at: Nanos, handle: H) -> TimerKey {
+        self.timers.add(at, handle)
+    }
+
+    /// Takes a timer back. `None` if it has fired or was cancelled.
+    #[inline]
+    pub fn cancel_timer(&mut self, key: TimerKey) -> Option<H> {
+        self.timers.cancel(key)
+    }
+
+    /// How many timers are set.
+    #[inline]
+    #[must_use]
+    pub fn timer_len(&self) -> usize {
+        self.timers.len()
+    }
+
+    // Readiness ---------------------------------------------------------------------------------------------
+
+    /// Makes `handle` ready in every turn in which `fd` is ready on `side`, until [`unwatch`](Self::unwatch).
+    /// Returns the handle that it replaces.
+    ///
+    /// Fails with [`InvalidInput`](io::ErrorKind::InvalidInput) if `fd` is attached, and with what the system says
+    /// if it cannot be polled (`EBADF`: not open; `EPERM`: a regular file).
+    pub fn watch(&mut self, fd: RawFd, side: Side, handle: H) -> Result<Option<H>, Refused<H>> {
+        self.registrations.watch(&self.sleeper, fd, side, handle)
+    }
+
+    /// Takes a watch back. `None` if there is none; a descriptor that was closed before is no error.
+    pub fn unwatch(&mut self, fd: RawFd, side: Side) -> Option<H> {
+        self.registrations.unwatch(&self.sleeper, fd, side)
+    }
+
+    /// The handle that watches `fd` on `side`.
+    #[must_use]
+    pub fn watched(&self, fd: RawFd, side: Side) -> Option<&H> {
+        self.registrations.watched(fd, side)
+    }
+
+    /// Makes `handle` ready each time that `fd` turns ready, on either side: read and write until `WouldBlock`.
+    ///
+    /// The caller owns `fd` and [`detach`](Self::detach)es before it closes it. Fails with
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `fd` is watched or attached.
+    pub fn attach(&mut self, fd: RawFd, handle: H) -> Result<Token, Refused<H>> {
+        self.registrations
+            .attach(&self.sleeper, fd, handle, &mut self.lost)
+    }
+
+    /// Takes an attachment back. `None` if it was detached before.
+    pub fn detach(&mut self, token: Token) -> Option<H> {
+        self.registrations.detach(&self.sleeper, token)
+    }
+
+    /// Whether `fd` is attached.
+    #[must_use]
+    pub fn is_attached(&self, fd: RawFd) -> bool {
+        self.registrations.is_attached(fd)
+    }
+
+    // Children ----------------------------------------------------------------------------------------------
+
+    /// Makes `handle` ready once, when process `pid` has ended, also if it has already. The child remains to be
+    /// reaped (see [`ropewalk_sys::child::reap`]).
+    pub fn watch_child(&mut self, pid: i32, handle: H) -> Result<ChildKey, Refused<H>> {
+        self.registrations
+            .watch_child(&self.sleeper, pid, handle, &mut self.lost)
+    }
+
+    /// Takes a watch on a child back. `None` if it has fired or was taken back before.
+    pub fn unwatch_child(&mut self, key: ChildKey) -> Option<H> {
+        self.registrations.unwatch_child(&self.sleeper, key)
+    }
+
+    // Other threads -----------------------------------------------------------------------------------------
+
+    /// What other threads push with.
+    #[must_use]
+    pub fn remote(&self) -> Remote<H> {
+        Remote::new(Arc::clone(&self.inbox))
+    }
+
+    /// What the middle phase of a turn is done with. Another one after [`reopen`](Self::reopen).
+    #[must_use]
+    pub fn sleeper(&self) -> Arc<Sleeper> {
+        Arc::clone(&self.sleeper)
+    }
+
+    // The turn ----------------------------------------------------------------------------------------------
+
+    /// The loop starts to run: its first turn asks the system, however short ago that was.
+    pub fn begin_run(&mut self) {
+        self.skipped = LOOK_TURNS;
+    }
+
+    /// The first phase: decides what the second does. With nothing ready and `may_sleep`, that is to sleep until
+    /// the next timer.
+    pub fn prepare(&mut self, may_sleep: bool) -> Plan {
+        self.clock = None;
+        let next = self.timers.next();
+        if self.ready.is_empty() && !self.sleeper.sleep().is_notified() {
+            if !may_sleep {
+                return self.look();
+            }
+            let Some(at) = next else {
+                return Plan::Sleep(None);
+            };
+            // Both are nanoseconds of one clock and the poller never wakes early: once slept for, it is due.
+            let now = clock::now();
+            if at > now {
+                return Plan::Sleep(Some(Duration::from_nanos(at - now)));
+            }
+            self.clock = Some(now);
+        }
+        let now = *self.clock.get_or_insert_with(clock::now);
+        if self.skipped + 1 < LOOK_TURNS && now.saturating_sub(self.looked) < LOOK_NANOS {
+            self.skipped += 1;
+            return Plan::Skip;
+        }
+        self.look()
+    }
+
+    fn look(&mut self) -> Plan {
+        self.skipped = 0;
+        Plan::Look
+    }
+
+    /// The third phase: makes ready, in this order, whom `events` concern, what remotes pushed, and timers that
+    /// are due. Returns how many jobs are ready: this turn's batch.
+    pub fn collect(&mut self, events: &mut Events) -> usize {
+        // Not set: there was a sleep, and it asked the system.
+        let slept = self.clock.is_none();
+        let now = self.clock.take().unwrap_or_else(clock::now);
+        if slept || self.skipped == 0 {
+            self.skipped = 0;
+            self.looked = now;
+        }
+        if !events.is_empty() {
+            if events.len() >= CAPACITY {
+                self.skipped = LOOK_TURNS; // there may be more
+            }
+            for event in events.iter() {
+                self.registrations
+                    .dispatch(&self.sleeper, event, |job| self.ready.push_back(job));
+            }
+            events.clear();
+        }
+        if self.sleeper.sleep().is_notified() {
+            self.take_remote();
+        }
+        while let Some(handle) = self.timers.pop_due(now) {
+            self.push(handle);
+        }
+        self.ready.len()
+    }
+
+    fn take_remote(&mut self) {
+        self.inbox.take(&mut self.taken);
+        let jobs = self.taken.drain(..).map(|handle| Job {
+            handle,
+            readiness: Readiness::empty(),
+        });
+        self.ready.extend(jobs);
+    }
+
+    // Fork and close ----------------------------------------------------------------------------------------
+
+    /// Makes the reactor this process's own, in a forked child: a new poller, a new waker, every registration
+    /// made again, and remotes that work again whatever the threads held that the fork left behind.
+    ///
+    /// Until then registrations can be removed, which leaves the parent's alone, and adding one is an error.
+    /// Ready jobs and timers stay as they are. Handles of descriptors that are gone are left for
+    /// [`drain`](Self::drain).
+    pub fn reopen(&mut self) -> io::Result<()> {
+        let sleeper = Arc::new(Sleeper::new()?);
+        self.registrations
+            .register_all(sleeper.poller()?, &mut self.lost);
+        let inbox = Arc::new(Inbox::new(Arc::clone(&sleeper)));
+        self.inbox.succeed(&inbox, &mut self.taken);
+        let jobs = self.taken.drain(..).map(|handle| Job {
+            handle,
+            readiness: Readiness::empty(),
+        });
+        self.ready.extend(jobs);
+        self.sleeper = sleeper;
+        self.inbox = inbox;
+        self.begin_run();
+        Ok(())
+    }
+
+    /// Every handle that the reactor keeps, but for what other threads have sent and nobody has collected yet:
+    /// what a garbage collector has to know of.
+    pub fn handles(&self) -> impl Iterator<Item = &H> {
+        self.ready
+            .iter()
+            .map(|job| &job.handle)
+            .chain(self.timers.handles())
+            .chain(self.registrations.handles())
+    }
+
+    /// Ends all registrations and hands every handle back. Remotes refuse from now on.
+    ///
+    /// The handles are the caller's to drop, outside any lock: their finalisers may run user code.
+    #[must_use]
+    pub fn drain(&mut self) -> Vec<H> {
+        let mut all: Vec<H> = self.ready.drain(..).map(|job| job.handle).collect();
+        self.inbox.close(&mut all);
+        self.timers.drain(&mut all);
+        self.registrations.drain(&self.sleeper, &mut all);
+        all.append(&mut self.lost);
+        all
+    }
+}
+
+impl<H> std::fmt::Debug for Reactor<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reactor")
+            .field("ready", &self.ready.len())
+            .field("timers", &self.timers.len())
+            .finish_non_exhaustive()
+    }
+}

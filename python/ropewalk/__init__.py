@@ -1,0 +1,31 @@
+"""One Rust runtime under Python's ways to be concurrent.
+
+    import ropewalk
+    ropewalk.run(main())     # asyncio.run on the Rust event loop
+    ropewalk.install()       # the Rust event loop for the whole process
+
+or, without touching the program: ``ropewalk run program.py``.
+
+Importing this package imports nothing else; the names below load what they need when they are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ropewalk.asyncio import install, new_event_loop, run, uninstall
+
+__all__ = ["__version__", "install", "new_event_loop", "run", "uninstall"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from ropewalk._core import __version__
+
+        return __version__
+    if name in __all__:
+        import ropewalk.asyncio
+
+        return getattr(ropewalk.asyncio, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,397 @@
+"""``EventLoop``: asyncio's event loop with its hot half in Rust.
+
+It has two bases. ``_core.Loop`` schedules, sleeps, follows descriptors and children, accepts connections and
+moves the bytes of stream sockets. ``asyncio.SelectorEventLoop`` keeps what is cold and subtle: how
+``create_connection`` tries addresses, what ``create_server`` accepts, how asynchronous generators are shut
+down. CPython's own code for that is right by definition, on every version, and a test-suite of 2,000 tests
+holds the seam between the two.
+
+This file fills the seam: the private methods by which ``BaseEventLoop`` reaches its selector, its queue and
+its transports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.base_events
+import asyncio.constants
+import asyncio.events
+import asyncio.format_helpers
+import asyncio.sslproto
+import asyncio.trsock
+import asyncio.unix_events
+import errno
+import os
+import selectors
+import signal
+import sys
+import threading
+import weakref
+from asyncio.log import logger
+from typing import Any
+
+from ropewalk import _core
+from ropewalk.asyncio._transport import SocketTransport
+
+_Base: Any = asyncio.SelectorEventLoop
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+# The loop whose self-pipe is the process's wake-up descriptor for signals.
+_woken_by_signals: weakref.ref[EventLoop] | None = None
+
+
+class _Selector:
+    """What asyncio's inherited code asks of a selector: whether a descriptor is watched, for ``repr``."""
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = weakref.ref(loop)
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        loop = self._loop()
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        reads, writes = loop._watched(fd) if loop is not None and not loop.is_closed() else (False, False)
+        if not reads and not writes:
+            raise KeyError(f"{fileobj!r} is not registered")
+        events = selectors.EVENT_READ * reads | selectors.EVENT_WRITE * writes
+        return selectors.SelectorKey(fileobj, fd, events, None)
+
+    def close(self) -> None:
+        """Nothing to close: the descriptors are the reactor's."""
+
+
+class _Ready:
+    """The ready queue as asyncio's inherited code appends to it."""
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = weakref.proxy(loop)
+
+    def append(self, handle: asyncio.Handle) -> None:
+        self._loop._enqueue(handle)
+
+    def __len__(self) -> int:
+        return self._loop._ready_count()
+
+    def clear(self) -> None:
+        """Nothing to clear: ``_core.Loop._close`` empties the queue."""
+
+
+class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
+    """An asyncio event loop on the Rust reactor.
+
+    Everything that https://docs.python.org/3/library/asyncio-eventloop.html says of an event loop on Unix
+    holds for it. As there, only ``call_soon_threadsafe`` may be called from another thread (and, beyond it,
+    a handle's ``cancel``).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_Selector(self))
+        self._ready = _Ready(self)
+
+    # Running -----------------------------------------------------------------------------------------------
+
+    def run_forever(self) -> None:
+        """Run until ``stop()`` is called."""
+        self._run_forever_setup()
+        try:
+            mine = self._wake_up_by_signals()
+            try:
+                self._run()
+            finally:
+                if mine and not self._signal_handlers:
+                    self._leave_signals()
+        finally:
+            self._run_forever_cleanup()
+
+    if not hasattr(_Base, "_run_forever_setup"):  # before Python 3.13
+
+        def _run_forever_setup(self) -> None:
+            self._check_closed()
+            self._check_running()
+            self._set_coroutine_origin_tracking(self._debug)
+            self._old_agen_hooks = sys.get_asyncgen_hooks()
+            self._thread_id = threading.get_ident()
+            sys.set_asyncgen_hooks(
+                firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook
+            )
+            asyncio.events._set_running_loop(self)
+
+        def _run_forever_cleanup(self) -> None:
+            self._thread_id = None
+            asyncio.events._set_running_loop(None)
+            self._set_coroutine_origin_tracking(False)
+            sys.set_asyncgen_hooks(*self._old_agen_hooks)
+
+    def _wake_up_by_signals(self) -> bool:
+        """Let a signal end the reactor's sleep, even one that arrives just before it begins.
+
+        Only the main thread handles signals. A wake-up descriptor that somebody else has set stays theirs.
+        """
+        global _woken_by_signals
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        ours = self._csock.fileno()
+        theirs = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
+        if theirs not in (-1, ours):
+            signal.set_wakeup_fd(theirs)
+            return False
+        _woken_by_signals = weakref.ref(self)
+        return theirs == -1
+
+    def _leave_signals(self) -> None:
+        global _woken_by_signals
+        _woken_by_signals = None
+        signal.set_wakeup_fd(-1)
+
+    def _after_fork(self) -> None:
+        """In a forked child that runs on: a self-pipe of its own, for the old one is the parent's, too."""
+        self._close_self_pipe()
+        self._make_self_pipe()
+        self._wake_up_by_signals()
+
+    def close(self) -> None:
+        """Close the event loop, which must not be running. What is pending is dropped. Again is no error."""
+        super().close()
+        self._close()
+
+    def set_debug(self, enabled: bool) -> None:
+        """Set the debug mode of the event loop."""
+        self._set_debug(bool(enabled))
+        super().set_debug(enabled)
+
+    # Callbacks: the plain forms, for debug mode and unusual arguments -----------------------------------------
+
+    _plain_call_soon = _Base.call_soon
+    _plain_call_soon_threadsafe = _Base.call_soon_threadsafe
+    _plain_call_later = _Base.call_later
+
+    def _plain_call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+        if when is None:
+            raise TypeError("when cannot be None")
+        self._check_closed()
+        if self._debug:
+            self._check_thread()
+            self._check_callback(callback, "call_at")
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        if timer._source_traceback:  # type: ignore[attr-defined]
+            del timer._source_traceback[-1]  # type: ignore[attr-defined]
+        self._enqueue_at(when, timer)
+        timer._scheduled = True  # type: ignore[attr-defined]
+        return timer
+
+    def _run_handle(self, handle: Any) -> None:
+        """Run a handle by its own method; in debug mode say so if it took long."""
+        if handle._cancelled:
+            return
+        if not self._debug:
+            handle._run()
+            return
+        try:
+            self._current_handle = handle
+            began = self.time()
+            handle._run()
+            took = self.time() - began
+            if took >= self.slow_callback_duration:
+                name = asyncio.base_events._format_handle(handle)  # type: ignore[attr-defined]
+                logger.warning("Executing %s took %.3f seconds", name, took)
+        finally:
+            self._current_handle = None
+
+    def _callback_failed(self, handle: Any, error: BaseException) -> None:
+        callback = asyncio.format_helpers._format_callback_source(handle._callback, handle._args or ())
+        message = f"Exception in callback {callback}"
+        self.call_exception_handler({"message": message, "exception": error, "handle": handle})
+
+    # Stream sockets ----------------------------------------------------------------------------------------
+
+    def _ensure_fd_no_transport(self, fd: Any) -> None:
+        super()._ensure_fd_no_transport(fd)
+        number = fd if isinstance(fd, int) else fd.fileno()
+        if number >= 0 and not self.is_closed() and self._is_attached(number):
+            raise RuntimeError(f"File descriptor {fd!r} is used by a transport")
+
+    def _make_socket_transport(
+        self,
+        sock: Any,
+        protocol: Any,
+        waiter: Any = None,
+        *,
+        extra: Any = None,
+        server: Any = None,
+        context: Any = None,
+    ) -> SocketTransport:
+        self._ensure_fd_no_transport(sock)
+        return self._make_transport(SocketTransport, sock, protocol, waiter, extra, server, context)
+
+    def _make_ssl_transport(
+        self,
+        rawsock: Any,
+        protocol: Any,
+        sslcontext: Any,
+        waiter: Any = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: Any = None,
+        server: Any = None,
+        ssl_handshake_timeout: float | None = asyncio.constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: float | None = asyncio.constants.SSL_SHUTDOWN_TIMEOUT,
+        context: Any = None,
+    ) -> Any:
+        ssl_protocol = asyncio.sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server, context=context)
+        return ssl_protocol._app_transport
+
+    def _start_serving(
+        self,
+        protocol_factory: Any,
+        sock: Any,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        *rest: Any,
+        context: Any = None,
+        **timeouts: Any,
+    ) -> None:
+        if sslcontext is None:
+            if len(rest) == 3:  # two timeouts that only TLS has, then the context
+                context = rest[2]
+            self._listen(SocketTransport, sock, protocol_factory, server, backlog, context)
+            return
+        if context is not None:
+            timeouts["context"] = context
+        super()._start_serving(protocol_factory, sock, sslcontext, server, backlog, *rest, **timeouts)
+
+    def _accept_failed(
+        self, error: OSError, sock: Any, factory: Any, server: Any, backlog: int, context: Any
+    ) -> None:
+        """Stop accepting for a while: out of descriptors or memory, a listening socket stays ready."""
+        if error.errno not in _OUT_OF_RESOURCES:
+            raise error
+        self.call_exception_handler(
+            {
+                "message": "socket.accept() out of system resource",
+                "exception": error,
+                "socket": asyncio.trsock.TransportSocket(sock),
+            }
+        )
+        self._remove_reader(sock)
+
+        def again() -> None:
+            if sock.fileno() >= 0:  # else the server was closed meanwhile
+                self._listen(SocketTransport, sock, factory, server, backlog, context)
+
+        self.call_later(asyncio.constants.ACCEPT_RETRY_DELAY, again)
+
+    async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
+        if not isinstance(transp, SocketTransport):
+            return await super()._sendfile_native(transp, file, offset, count)  # type: ignore[no-any-return]
+        reading = transp.is_reading()
+        transp.pause_reading()
+        await transp._make_empty_waiter()
+        transp._suspend()
+        try:
+            sent: int = await self.sock_sendfile(transp._sock, file, offset, count, fallback=False)
+            return sent
+        finally:
+            transp._reset_empty_waiter()
+            transp._resume()
+            if reading:
+                transp.resume_reading()
+
+    def _log_transport_error(self, transport: Any, message: str, error: BaseException) -> None:
+        logger.debug("%r: %s", transport, message, exc_info=error)
+
+    # Child processes ---------------------------------------------------------------------------------------
+
+    async def _make_subprocess_transport(
+        self,
+        protocol: Any,
+        args: Any,
+        shell: bool,
+        stdin: Any,
+        stdout: Any,
+        stderr: Any,
+        bufsize: int,
+        extra: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        waiter = self.create_future()
+        transport = asyncio.unix_events._UnixSubprocessTransport(  # type: ignore[attr-defined]
+            self,
+            protocol,
+            args,
+            shell,
+            stdin,
+            stdout,
+            stderr,
+            bufsize,
+            waiter=waiter,
+            extra=extra,
+            **kwargs,
+        )
+        pid = transport.get_pid()
+        try:
+            self._watch_child(pid, self._reap, pid, transport)
+        except OSError as error:
+            # No pidfd to be had (an old kernel, a strict sandbox, no descriptor left): a thread waits.
+            logger.debug("no pidfd for child %d (%s), waiting in a thread", pid, error)
+            waiting = threading.Thread(target=self._reap_in_thread, args=(pid, transport), daemon=True)
+            waiting.name = f"waitpid-{pid}"
+            waiting.start()
+        try:
+            await waiter
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            await asyncio.shield(transport._wait())
+            raise
+        return transport
+
+    def _reap(self, pid: int, transport: Any) -> None:
+        transport._process_exited(_wait_for(pid))
+
+    def _reap_in_thread(self, pid: int, transport: Any) -> None:
+        status = _wait_for(pid)
+        try:
+            self.call_soon_threadsafe(transport._process_exited, status)
+        except RuntimeError:
+            logger.warning("Loop %r that handles pid %r is closed", self, pid)
+
+
+def _wait_for(pid: int) -> int:
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:
+        logger.warning("child process pid %d exit status already read:  will report returncode 255", pid)
+        return 255
+    return os.waitstatus_to_exitcode(status)
+
+
+def _forget_signals_in_child() -> None:
+    """A forked child must not write its signals into its parent's self-pipe."""
+    global _woken_by_signals
+    loop = _woken_by_signals() if _woken_by_signals is not None else None
+    _woken_by_signals = None
+    if loop is None or loop.is_closed():
+        return
+    theirs = signal.set_wakeup_fd(-1)
+    if theirs != loop._csock.fileno():
+        signal.set_wakeup_fd(theirs)
+
+
+os.register_at_fork(after_in_child=_forget_signals_in_child)
+
+
+def new_event_loop() -> EventLoop:
+    """Return a new event loop: a ``loop_factory`` for asyncio, pytest-asyncio, anyio, aiohttp and uvicorn."""
+    return EventLoop()
