@@ -9,10 +9,17 @@ use ropewalk_sys::address::Address;
 pub(crate) fn to_python(py: Python<'_>, address: Option<Address>) -> PyResult<Py<PyAny>> {
     match address {
         Some(Address::V4(address)) => (address.ip().to_string(), address.port()).into_py_any(py),
-        Some(Address::V6(address)) => {
-            (address.ip().to_string(), address.port(), address.flowinfo(), address.scope_id()).into_py_any(py)
-        }
-        Some(Address::Unix(path)) => py.import("os")?.call_method1("fsdecode", (PyBytes::new(py, &path),))?.into_py_any(py),
+        Some(Address::V6(address)) => (
+            address.ip().to_string(),
+            address.port(),
+            address.flowinfo(),
+            address.scope_id(),
+        )
+            .into_py_any(py),
+        Some(Address::Unix(path)) => py
+            .import("os")?
+            .call_method1("fsdecode", (PyBytes::new(py, &path),))?
+            .into_py_any(py),
         Some(Address::Abstract(name)) => {
             let mut whole = vec![0];
             whole.extend(name);

@@ -32,7 +32,9 @@ impl Args {
             [a] => Self::One([keep(a)]),
             [a, b] => Self::Two([keep(a), keep(b)]),
             [a, b, c] => Self::Three([keep(a), keep(b), keep(c)]),
-            _ => Self::Many(PyTuple::new(py, values.iter().map(|value| keep(*value).into_bound(py)))?.into()),
+            _ => Self::Many(
+                PyTuple::new(py, values.iter().map(|value| keep(*value).into_bound(py)))?.into(),
+            ),
         })
     }
 
@@ -50,7 +52,9 @@ impl Args {
     pub(crate) fn to_tuple<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self {
             Self::Many(tuple) => Ok(tuple.bind(py).to_owned()),
-            few => Ok(PyTuple::new(py, few.objects().iter().map(|value| value.bind(py)))?.into_any()),
+            few => {
+                Ok(PyTuple::new(py, few.objects().iter().map(|value| value.bind(py)))?.into_any())
+            }
         }
     }
 
@@ -62,9 +66,11 @@ impl Args {
             Self::None => vectorcall(py, function, &mut [null]),
             Self::One([a]) => vectorcall(py, function, &mut [null, a.as_ptr()]),
             Self::Two([a, b]) => vectorcall(py, function, &mut [null, a.as_ptr(), b.as_ptr()]),
-            Self::Three([a, b, c]) => {
-                vectorcall(py, function, &mut [null, a.as_ptr(), b.as_ptr(), c.as_ptr()])
-            }
+            Self::Three([a, b, c]) => vectorcall(
+                py,
+                function,
+                &mut [null, a.as_ptr(), b.as_ptr(), c.as_ptr()],
+            ),
             Self::Many(tuple) => {
                 // SAFETY: made as a tuple, or checked to be one by who gave it.
                 let tuple = unsafe { tuple.bind(py).cast_unchecked::<PyTuple>() };

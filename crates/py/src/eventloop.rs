@@ -21,6 +21,7 @@ use crate::guard::Guarded;
 use crate::handle::HandleRef;
 use crate::heap::{self, Arguments, Ref, Returned, method};
 use crate::object::Obj;
+use crate::shared::Shared;
 use crate::transport::{ReadBuffer, TransportRef};
 
 /// What the reactor calls back.
@@ -28,6 +29,8 @@ use crate::transport::{ReadBuffer, TransportRef};
 pub(crate) enum Task {
     /// A callback of ours.
     Handle(HandleRef),
+    /// A callback of ours that another thread may want to cancel.
+    Shared(HandleRef),
     /// A callback in a handle that asyncio's own Python code made: debug mode, signals.
     Foreign(Obj),
     /// A transport's socket is ready.
@@ -43,9 +46,11 @@ pub(crate) enum Task {
 impl Task {
     fn object(&self) -> &Obj {
         match self {
-            Self::Handle(handle) => handle.as_obj(),
+            Self::Handle(handle) | Self::Shared(handle) => handle.as_obj(),
             Self::Foreign(object) | Self::Accept(object) => object,
-            Self::Io(transport) | Self::Start(transport) | Self::Lost(transport) => transport.as_obj(),
+            Self::Io(transport) | Self::Start(transport) | Self::Lost(transport) => {
+                transport.as_obj()
+            }
         }
     }
 }
@@ -59,7 +64,10 @@ pub(crate) struct Loop {
     pub(crate) read_buffer: Guarded<ReadBuffer>,
     closed: AtomicBool,
     debug: AtomicBool,
+    /// A task factory is set: `create_task` is its business.
+    makes_own_tasks: AtomicBool,
     pub(crate) stopping: AtomicBool,
+    pub(crate) shared: Shared,
     /// The thread that runs the loop, as [`this_thread`] names it; 0 while nobody does.
     pub(crate) runner: AtomicUsize,
     /// `fork::generation()` of the process that the poller was opened in.
@@ -77,17 +85,16 @@ impl Loop {
     #[inline]
     fn of<'a>(object: Ref<'a, '_>) -> &'a Self {
         // SAFETY: the method's descriptor checked that this is an instance of the class.
-        let this: &'a Bound<'_, PyAny> = unsafe { std::mem::transmute::<&Bound<'_, PyAny>, _>(&*object) };
-        // SAFETY: as above.
-        unsafe { this.cast_unchecked::<Self>() }.get()
+        let this = unsafe { object.cast_unchecked::<Self>() };
+        // SAFETY: the value is inside the object, which somebody holds for 'a.
+        unsafe { &*ptr::from_ref(this.get()) }
     }
 
-    /// The loop behind a reference that a handle, a transport or a listener keeps.
+    /// The loop behind a reference that a handle, a transport or a listener keeps: owners are loops by
+    /// construction.
     #[inline]
     pub(crate) fn from_obj<'a>(py: Python<'_>, owner: &'a Obj) -> &'a Self {
-        let object = owner.bind(py);
-        // SAFETY: owners are loops by construction; the reference lives as long as `owner`.
-        unsafe { std::mem::transmute::<&Self, &'a Self>(Self::of(object)) }
+        Self::of(owner.bind(py))
     }
 
     #[inline]
@@ -108,7 +115,11 @@ impl Loop {
     /// # Errors
     /// `RuntimeError` once the loop is closed; `OSError` if a forked child cannot open a poller of its own.
     #[inline]
-    pub(crate) fn reactor<R>(&self, py: Python<'_>, f: impl FnOnce(&mut Reactor<Task>) -> R) -> PyResult<R> {
+    pub(crate) fn reactor<R>(
+        &self,
+        py: Python<'_>,
+        f: impl FnOnce(&mut Reactor<Task>) -> R,
+    ) -> PyResult<R> {
         if self.generation.load(Ordering::Relaxed) != fork::generation() {
             self.reopen(py)?;
         }
@@ -128,6 +139,29 @@ impl Loop {
         Ok(result?)
     }
 
+    /// Calls `f` while `handle`, named by its address, does not run in another thread.
+    pub(crate) fn while_idle<R>(
+        &self,
+        py: Python<'_>,
+        handle: usize,
+        f: impl FnOnce() -> R,
+    ) -> PyResult<R> {
+        if self.runner.load(Ordering::Acquire) == this_thread() {
+            return Ok(f());
+        }
+        let mut call = Some(f);
+        loop {
+            let idle = self
+                .shared
+                .is_idle(handle, || call.take().map(|call| call()));
+            if let Some(Some(answer)) = idle {
+                return Ok(answer);
+            }
+            py.detach(|| self.shared.wait(handle));
+            py.check_signals()?;
+        }
+    }
+
     /// Puts a task in the ready queue from whichever thread this is.
     #[inline]
     pub(crate) fn enqueue(&self, py: Python<'_>, task: Task) -> PyResult<()> {
@@ -138,7 +172,9 @@ impl Loop {
         if near {
             return self.reactor(py, |reactor| reactor.push(task));
         }
-        self.remote.push(task).map_err(|_task| PyRuntimeError::new_err("Event loop is closed"))
+        self.remote
+            .push(task)
+            .map_err(|_task| PyRuntimeError::new_err("Event loop is closed"))
     }
 }
 
@@ -147,7 +183,11 @@ impl Loop {
 pub(crate) fn forget_timer(py: Python<'_>, owner: &Obj, key: TimerKey) {
     let this = Loop::from_obj(py, owner);
     // A closed loop has no timers; there is nobody to tell.
-    let task = this.reactor.with(py, |reactor| reactor.as_mut().and_then(|reactor| reactor.cancel_timer(key)));
+    let task = this.reactor.with(py, |reactor| {
+        reactor
+            .as_mut()
+            .and_then(|reactor| reactor.cancel_timer(key))
+    });
     drop(task);
 }
 
@@ -164,7 +204,9 @@ impl Loop {
             read_buffer: Guarded::new(ReadBuffer::new()),
             closed: AtomicBool::new(false),
             debug: AtomicBool::new(false),
+            makes_own_tasks: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            shared: Shared::default(),
             runner: AtomicUsize::new(0),
             generation: AtomicU64::new(fork::generation()),
         })
@@ -195,16 +237,24 @@ impl Loop {
     /// Puts such a handle at `when` seconds of the loop's clock.
     fn _enqueue_at(&self, when: f64, handle: &Bound<'_, PyAny>) -> PyResult<()> {
         let task = Task::Foreign(handle.into());
-        self.reactor(handle.py(), |reactor| reactor.add_timer(nanoseconds(when), task)).map(drop)
+        self.reactor(handle.py(), |reactor| {
+            reactor.add_timer(nanoseconds(when), task)
+        })
+        .map(drop)
     }
 
     fn _set_debug(&self, enabled: bool) {
         self.debug.store(enabled, Ordering::Relaxed);
     }
 
+    fn _set_makes_own_tasks(&self, own: bool) {
+        self.makes_own_tasks.store(own, Ordering::Relaxed);
+    }
+
     /// How many callbacks are ready to run.
     fn _ready_count(&self, py: Python<'_>) -> usize {
-        self.reactor.with(py, |reactor| reactor.as_ref().map_or(0, Reactor::ready_len))
+        self.reactor
+            .with(py, |reactor| reactor.as_ref().map_or(0, Reactor::ready_len))
     }
 
     /// Drops whatever is scheduled, watched or attached, and gives the descriptors back.
@@ -221,7 +271,14 @@ impl Loop {
         args: &Bound<'_, PyTuple>,
         context: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        crate::watch::add(slf, fd, ropewalk_reactor::Side::Read, callback, args, context)
+        crate::watch::add(
+            slf,
+            fd,
+            ropewalk_reactor::Side::Read,
+            callback,
+            args,
+            context,
+        )
     }
 
     #[pyo3(signature = (fd, callback, *args, context = None))]
@@ -232,7 +289,14 @@ impl Loop {
         args: &Bound<'_, PyTuple>,
         context: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        crate::watch::add(slf, fd, ropewalk_reactor::Side::Write, callback, args, context)
+        crate::watch::add(
+            slf,
+            fd,
+            ropewalk_reactor::Side::Write,
+            callback,
+            args,
+            context,
+        )
     }
 
     fn _remove_reader(&self, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -266,7 +330,10 @@ impl Loop {
 
     /// A transport on a connected socket.
     #[pyo3(signature = (class, sock, protocol, waiter, extra, server, context))]
-    #[expect(clippy::too_many_arguments, reason = "asyncio's own constructor takes these")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "asyncio's own constructor takes these"
+    )]
     fn _make_transport<'py>(
         slf: &Bound<'py, Self>,
         class: &Bound<'py, PyType>,
@@ -294,12 +361,15 @@ impl Loop {
         crate::listener::listen(slf, class, sock, factory, server, backlog, context)
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "the signature that PyO3 asks for")]
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.reactor
             .try_look(|reactor| {
-                let Some(reactor) = reactor else { return Ok(()) };
-                reactor.handles().try_for_each(|task| visit.call(task.object().as_py()))
+                let Some(reactor) = reactor else {
+                    return Ok(());
+                };
+                reactor
+                    .handles()
+                    .try_for_each(|task| visit.call(task.object().as_py()))
             })
             .unwrap_or(Ok(()))
     }
@@ -325,6 +395,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             method!(c"call_at", keywords, call_at),
             method!(c"time", noargs, time),
             method!(c"create_future", noargs, create_future),
+            method!(c"create_task", keywords, create_task),
         ],
     )
 }
@@ -332,7 +403,12 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// Calls the plain Python form of a method: for debug mode, and for calls whose arguments are unusual or
 /// wrong, which it takes or refuses as asyncio does.
 #[cold]
-fn delegate(py: Python<'_>, this: Ref<'_, '_>, name: &Bound<'_, PyString>, given: Arguments<'_, '_>) -> Returned {
+fn delegate(
+    py: Python<'_>,
+    this: Ref<'_, '_>,
+    name: &Bound<'_, PyString>,
+    given: Arguments<'_, '_>,
+) -> Returned {
     given.call_method(py, this, name)
 }
 
@@ -345,28 +421,22 @@ fn context_or_copy(py: Python<'_>, context: Option<*mut ffi::PyObject>) -> PyRes
     }
 }
 
-/// A handle for `callback(*args)`, of the loop `this`.
-#[inline]
-fn make_handle(
-    py: Python<'_>,
-    this: Ref<'_, '_>,
-    callback: *mut ffi::PyObject,
-    args: &[*mut ffi::PyObject],
-    context: Option<*mut ffi::PyObject>,
-) -> PyResult<HandleRef> {
-    let context = context_or_copy(py, context)?;
-    // SAFETY: arguments of the call that is being served.
-    let (owner, callback, args) = unsafe {
-        (Obj::from_borrowed(this.as_ptr()), Obj::from_borrowed(callback), Args::new(py, args)?)
-    };
-    HandleRef::new(py, owner, callback, args, context)
-}
-
 fn call_soon(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let owner = Loop::of(this);
     owner.check_open()?;
-    if let ([callback, args @ ..], Some(context), false) = (given.positional(), given.context(py), owner.debug()) {
-        let handle = make_handle(py, this, *callback, args, context)?;
+    if let ([callback, args @ ..], Some(context), false) =
+        (given.positional(), given.context(py), owner.debug())
+    {
+        let context = context_or_copy(py, context)?;
+        // SAFETY: arguments of the call that is being served.
+        let (this, callback, args) = unsafe {
+            (
+                Obj::from_borrowed(this.as_ptr()),
+                Obj::from_borrowed(*callback),
+                Args::new(py, args)?,
+            )
+        };
+        let handle = HandleRef::new(py, this, callback, args, context)?;
         let task = Task::Handle(handle.clone());
         owner.reactor(py, |reactor| reactor.push(task))?;
         return Ok(handle.into_obj().into_ptr());
@@ -377,9 +447,20 @@ fn call_soon(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Ret
 fn call_soon_threadsafe(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let owner = Loop::of(this);
     owner.check_open()?;
-    if let ([callback, args @ ..], Some(context), false) = (given.positional(), given.context(py), owner.debug()) {
-        let handle = make_handle(py, this, *callback, args, context)?;
-        owner.enqueue(py, Task::Handle(handle.clone()))?;
+    if let ([callback, args @ ..], Some(context), false) =
+        (given.positional(), given.context(py), owner.debug())
+    {
+        let context = context_or_copy(py, context)?;
+        // SAFETY: arguments of the call that is being served.
+        let (this, callback, args) = unsafe {
+            (
+                Obj::from_borrowed(this.as_ptr()),
+                Obj::from_borrowed(*callback),
+                Args::new(py, args)?,
+            )
+        };
+        let handle = HandleRef::shared(py, this, callback, args, context)?;
+        owner.enqueue(py, Task::Shared(handle.clone()))?;
         return Ok(handle.into_obj().into_ptr());
     }
     delegate(py, this, intern!(py, "_plain_call_soon_threadsafe"), given)
@@ -389,11 +470,10 @@ fn call_later(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Re
     let owner = Loop::of(this);
     if let ([delay, callback, args @ ..], Some(context), false) =
         (given.positional(), given.context(py), owner.debug())
+        && let Some(delay) = number(*delay)
     {
-        if let Some(delay) = number(*delay) {
-            let when = seconds(clock::now()) + delay;
-            return schedule(py, this, when, *callback, args, context);
-        }
+        let when = seconds(clock::now()) + delay;
+        return schedule(py, this, when, *callback, args, context);
     }
     delegate(py, this, intern!(py, "_plain_call_later"), given)
 }
@@ -402,10 +482,9 @@ fn call_at(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Retur
     let owner = Loop::of(this);
     if let ([when, callback, args @ ..], Some(context), false) =
         (given.positional(), given.context(py), owner.debug())
+        && let Some(when) = number(*when)
     {
-        if let Some(when) = number(*when) {
-            return schedule(py, this, when, *callback, args, context);
-        }
+        return schedule(py, this, when, *callback, args, context);
     }
     delegate(py, this, intern!(py, "_plain_call_at"), given)
 }
@@ -423,7 +502,11 @@ fn schedule(
     let context = context_or_copy(py, context)?;
     // SAFETY: arguments of the call that is being served.
     let (this, callback, args) = unsafe {
-        (Obj::from_borrowed(this.as_ptr()), Obj::from_borrowed(callback), Args::new(py, args)?)
+        (
+            Obj::from_borrowed(this.as_ptr()),
+            Obj::from_borrowed(callback),
+            Args::new(py, args)?,
+        )
     };
     let handle = HandleRef::timer(py, this, callback, args, context, when)?;
     let task = Task::Handle(handle.clone());
@@ -437,13 +520,44 @@ fn time(py: Python<'_>, _this: Ref<'_, '_>) -> Returned {
     Ok(PyFloat::new(py, seconds(clock::now())).into_ptr())
 }
 
+/// The class that a module of asyncio names now (programs and tests do replace it), and the names of the one
+/// keyword it gets.
+#[inline]
+fn class_and_names<'py>(
+    py: Python<'py>,
+    cache: &'static PyOnceLock<(Py<PyAny>, Py<PyTuple>)>,
+    module: &str,
+    class: &Bound<'py, PyString>,
+) -> PyResult<(Bound<'py, PyAny>, &'py Bound<'py, PyTuple>)> {
+    let (module, names) = cache.get_or_try_init(py, || {
+        let module = py.import(module)?.into_any().unbind();
+        PyResult::Ok((
+            module,
+            PyTuple::new(py, [intern!(py, "loop")])?.unbind(),
+        ))
+    })?;
+    Ok((module.bind(py).getattr(class)?, names.bind(py)))
+}
+
+/// A `Task` of this loop: `asyncio.Task(coro, loop=self, ...)`, with the keywords as they came.
+fn create_task(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
+    static TASKS: PyOnceLock<(Py<PyAny>, Py<PyTuple>)> = PyOnceLock::new();
+    let owner = Loop::of(this);
+    owner.check_open()?;
+    if owner.debug()
+        || owner.makes_own_tasks.load(Ordering::Relaxed)
+        || given.positional().len() != 1
+    {
+        return delegate(py, this, intern!(py, "_plain_create_task"), given);
+    }
+    let (class, names) = class_and_names(py, &TASKS, "asyncio.tasks", intern!(py, "Task"))?;
+    given.call_with(py, &class, names, this)
+}
+
 /// A `Future` of this loop.
 fn create_future(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
-    static FUTURE: PyOnceLock<(Py<PyAny>, Py<PyTuple>)> = PyOnceLock::new();
-    let (class, names) = FUTURE.get_or_try_init(py, || {
-        let class = py.import("asyncio.futures")?.getattr("Future")?.unbind();
-        PyResult::Ok((class, PyTuple::new(py, [intern!(py, "loop")])?.unbind()))
-    })?;
+    static FUTURES: PyOnceLock<(Py<PyAny>, Py<PyTuple>)> = PyOnceLock::new();
+    let (class, names) = class_and_names(py, &FUTURES, "asyncio.futures", intern!(py, "Future"))?;
     let values = [ptr::null_mut(), this.as_ptr()];
     // SAFETY: live objects; one value, by name; the scratch place in front of it is ours to lend.
     unsafe {
@@ -479,14 +593,21 @@ fn number(object: *mut ffi::PyObject) -> Option<f64> {
 
 /// The clock's nanoseconds as asyncio's seconds.
 #[inline]
-#[expect(clippy::cast_precision_loss, reason = "a float holds nanoseconds exactly for 104 days of uptime")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a float holds nanoseconds exactly for 104 days of uptime"
+)]
 pub(crate) fn seconds(time: clock::Nanos) -> f64 {
     time as f64 / 1e9
 }
 
 /// asyncio's seconds as the clock's nanoseconds: the past and NaN are "now", infinity is "never".
 #[inline]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates, as said above")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`as` saturates, as said above"
+)]
 pub(crate) fn nanoseconds(when: f64) -> clock::Nanos {
     (when * 1e9).round() as clock::Nanos
 }

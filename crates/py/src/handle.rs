@@ -13,6 +13,7 @@ use pyo3::types::PyType;
 use ropewalk_reactor::TimerKey;
 
 use crate::call::{Args, in_context};
+use crate::eventloop::Loop;
 use crate::heap::{self, Plan, RawType, Ref, Returned, getter, method};
 use crate::object::Obj;
 
@@ -42,6 +43,9 @@ pub(crate) struct Body {
 
 static PLAIN: OnceLock<RawType> = OnceLock::new();
 static TIMER: OnceLock<RawType> = OnceLock::new();
+/// What `call_soon_threadsafe` gives back where asyncio has a type of its own for it (from Python 3.14 on): other
+/// threads' `cancel()` and `cancelled()` wait while the callback runs.
+static SHARED: OnceLock<RawType> = OnceLock::new();
 
 /// A reference to a native handle.
 #[derive(Clone, Debug)]
@@ -58,6 +62,23 @@ impl HandleRef {
         context: Obj,
     ) -> PyResult<Self> {
         Self::make(py, &PLAIN, owner, callback, args, context, 0.0)
+    }
+
+    /// The same, for `call_soon_threadsafe`.
+    #[inline]
+    pub(crate) fn shared(
+        py: Python<'_>,
+        owner: Obj,
+        callback: Obj,
+        args: Args,
+        context: Obj,
+    ) -> PyResult<Self> {
+        let class = if SHARED.get().is_some() {
+            &SHARED
+        } else {
+            &PLAIN
+        };
+        Self::make(py, class, owner, callback, args, context, 0.0)
     }
 
     /// A handle for `callback(*args)` in `context`, at `when` seconds of the loop's clock.
@@ -83,7 +104,9 @@ impl HandleRef {
         context: Obj,
         when: f64,
     ) -> PyResult<Self> {
-        let class = class.get().ok_or_else(|| PyImportError::new_err("ropewalk._core is not initialised"))?;
+        let class = class
+            .get()
+            .ok_or_else(|| PyImportError::new_err("ropewalk._core is not initialised"))?;
         let body = Body {
             owner: Some(owner),
             context: Some(context),
@@ -98,7 +121,9 @@ impl HandleRef {
         unsafe {
             (&raw mut (*object.cast::<HandleObject>()).body).write(body);
             memory::reveal(object);
-            Ok(Self(Obj::from_owned(object).ok_or_else(|| PyErr::fetch(py))?))
+            Ok(Self(
+                Obj::from_owned(object).ok_or_else(|| PyErr::fetch(py))?,
+            ))
         }
     }
 
@@ -115,9 +140,12 @@ impl HandleRef {
     pub(crate) fn from_object(object: Ref<'_, '_>) -> Option<Self> {
         // SAFETY: a live object has a type.
         let class = unsafe { ffi::Py_TYPE(object.as_ptr()) };
-        let ours = |class_of: &OnceLock<RawType>| class_of.get().is_some_and(|ours| ours.as_ptr() == class);
+        let ours = |class_of: &OnceLock<RawType>| {
+            class_of.get().is_some_and(|ours| ours.as_ptr() == class)
+        };
         // SAFETY: alive, and borrowed from somebody attached.
-        (ours(&PLAIN) || ours(&TIMER)).then(|| Self(unsafe { Obj::from_borrowed(object.as_ptr()) }))
+        (ours(&PLAIN) || ours(&TIMER) || ours(&SHARED))
+            .then(|| Self(unsafe { Obj::from_borrowed(object.as_ptr()) }))
     }
 
     /// # Safety
@@ -161,32 +189,70 @@ impl HandleRef {
             if body.cancelled {
                 return None;
             }
-            Some((body.callback.clone()?, body.args.clone(), body.context.clone()?))
+            Some((
+                body.callback.clone()?,
+                body.args.clone(),
+                body.context.clone()?,
+            ))
         });
-        let Some((callback, args, context)) = job else { return Ok(()) };
+        let Some((callback, args, context)) = job else {
+            return Ok(());
+        };
         // What was returned is dropped inside the context, as by `context.run(...)`.
         in_context(py, &context, || args.call(py, &callback).map(drop))
     }
 
+    /// Runs a handle that other threads may look at.
+    pub(crate) fn run_shared(&self, py: Python<'_>, owner: &Loop) -> PyResult<()> {
+        let _running = owner.shared.enter(self.0.as_ptr() as usize);
+        self.run(py)
+    }
+
+    /// Calls `f`, from another thread not before the callback has returned.
+    fn while_it_does_not_run<R>(&self, py: Python<'_>, f: impl FnOnce() -> R) -> PyResult<R> {
+        match self.body(py, |body| body.owner.clone()) {
+            Some(owner) => Loop::from_obj(py, &owner).while_idle(py, self.0.as_ptr() as usize, f),
+            None => Ok(f()),
+        }
+    }
+
     /// Cancels the handle; a timer leaves the reactor at once.
     pub(crate) fn cancel(&self, py: Python<'_>) {
-        let taken = self.body(py, |body| {
+        let Some(taken) = self.mark_cancelled(py) else {
+            return;
+        };
+        if let (Some(key), Some(owner)) = (taken.timer, &taken.owner) {
+            crate::eventloop::forget_timer(py, owner, key);
+        }
+    }
+
+    /// Cancels the handle and hands out what it held, to be dropped where Python code may run. `None` if it is
+    /// cancelled already.
+    fn mark_cancelled(&self, py: Python<'_>) -> Option<Taken> {
+        self.body(py, |body| {
             if body.cancelled {
                 return None;
             }
             body.cancelled = true;
-            let args = std::mem::replace(&mut body.args, Args::None);
-            Some((body.callback.take(), args, body.timer.take(), body.owner.clone()))
-        });
-        let Some((callback, args, timer, owner)) = taken else { return };
-        if let (Some(key), Some(owner)) = (timer, owner) {
-            crate::eventloop::forget_timer(py, &owner, key);
-        }
-        drop((callback, args));
+            Some(Taken {
+                _callback: body.callback.take(),
+                _args: std::mem::replace(&mut body.args, Args::None),
+                timer: body.timer.take(),
+                owner: body.owner.clone(),
+            })
+        })
     }
 }
 
-/// Makes the two types.
+/// What a cancelled handle held.
+struct Taken {
+    _callback: Option<Obj>,
+    _args: Args,
+    timer: Option<TimerKey>,
+    owner: Option<Obj>,
+}
+
+/// Makes the types.
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let events = module.py().import("asyncio.events")?;
     let common = || {
@@ -222,7 +288,12 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let plain: Bound<'_, PyType> = events.getattr("Handle")?.cast_into()?;
     let plain = RawType::new(
         &plain,
-        plan(c"ropewalk._core.Handle", c"A callback that the loop will run: asyncio.Handle.", common(), getters()),
+        plan(
+            c"ropewalk._core.Handle",
+            c"A callback that the loop will run: asyncio.Handle.",
+            common(),
+            getters(),
+        ),
     )?;
     let timer: Bound<'_, PyType> = events.getattr("TimerHandle")?.cast_into()?;
     let mut timer_methods = common();
@@ -240,6 +311,22 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ),
     )?;
     let py = module.py();
+    if let Ok(base) = events.getattr("_ThreadSafeHandle") {
+        let shared = RawType::new(
+            &base.cast_into()?,
+            plan(
+                c"ropewalk._core.ThreadSafeHandle",
+                c"A callback that another thread gave the loop; cancel it from any thread.",
+                vec![
+                    method!(c"cancel", noargs, cancel_shared),
+                    method!(c"cancelled", noargs, cancelled_shared),
+                    method!(c"get_context", noargs, context),
+                ],
+                getters(),
+            ),
+        )?;
+        module.add("ThreadSafeHandle", SHARED.get_or_init(|| shared).bind(py))?;
+    }
     module.add("Handle", PLAIN.get_or_init(|| plain).bind(py))?;
     module.add("TimerHandle", TIMER.get_or_init(|| timer).bind(py))
 }
@@ -260,7 +347,28 @@ fn cancelled(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     heap::boolean(py, on(this, |handle| handle.is_cancelled(py)))
 }
 
-fn object(py: Python<'_>, this: Ref<'_, '_>, pick: impl FnOnce(&mut Body) -> Option<Obj>) -> Returned {
+fn cancel_shared(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    let taken = on(this, |handle| {
+        handle.while_it_does_not_run(py, || handle.mark_cancelled(py))
+    })?;
+    drop(taken);
+    heap::none(py)
+}
+
+fn cancelled_shared(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    heap::boolean(
+        py,
+        on(this, |handle| {
+            handle.while_it_does_not_run(py, || handle.is_cancelled(py))
+        })?,
+    )
+}
+
+fn object(
+    py: Python<'_>,
+    this: Ref<'_, '_>,
+    pick: impl FnOnce(&mut Body) -> Option<Obj>,
+) -> Returned {
     match on(this, |handle| handle.body(py, pick)) {
         Some(object) => Ok(object.into_ptr()),
         None => heap::none(py),
@@ -280,7 +388,9 @@ fn owner(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
 }
 
 fn args(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
-    match on(this, |handle| handle.body(py, |body| (!body.cancelled).then(|| body.args.clone()))) {
+    match on(this, |handle| {
+        handle.body(py, |body| (!body.cancelled).then(|| body.args.clone()))
+    }) {
         Some(args) => Ok(args.to_tuple(py)?.into_ptr()),
         None => heap::none(py),
     }
@@ -296,13 +406,19 @@ fn when(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
 }
 
 fn is_scheduled(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
-    heap::boolean(py, on(this, |handle| handle.body(py, |body| body.timer.is_some())))
+    heap::boolean(
+        py,
+        on(this, |handle| handle.body(py, |body| body.timer.is_some())),
+    )
 }
 
 fn class_of(object: *mut ffi::PyObject) -> Option<&'static RawType> {
     // SAFETY: a live object has a type.
     let class = unsafe { ffi::Py_TYPE(object) };
-    [&PLAIN, &TIMER].into_iter().filter_map(OnceLock::get).find(|ours| ours.as_ptr() == class)
+    [&PLAIN, &TIMER, &SHARED]
+        .into_iter()
+        .filter_map(OnceLock::get)
+        .find(|ours| ours.as_ptr() == class)
 }
 
 unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
@@ -318,8 +434,14 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
     }
 }
 
-unsafe extern "C" fn traverse(object: *mut ffi::PyObject, visit: ffi::visitproc, arg: *mut c_void) -> c_int {
-    let Some(class) = class_of(object) else { return 0 };
+unsafe extern "C" fn traverse(
+    object: *mut ffi::PyObject,
+    visit: ffi::visitproc,
+    arg: *mut c_void,
+) -> c_int {
+    let Some(class) = class_of(object) else {
+        return 0;
+    };
     // SAFETY: the collector traverses live, tracked objects, whose body is written; it stops the world
     // where there is no GIL.
     unsafe {
@@ -345,7 +467,12 @@ unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
     unsafe {
         let body = &mut (*object.cast::<HandleObject>()).body;
         let args = std::mem::replace(&mut body.args, Args::None);
-        let taken = (body.owner.take(), body.context.take(), body.callback.take(), args);
+        let taken = (
+            body.owner.take(),
+            body.context.take(),
+            body.callback.take(),
+            args,
+        );
         if let Some(class) = class_of(object) {
             class.clear_slots(object);
         }
@@ -374,11 +501,16 @@ mod memory {
         // SAFETY: nobody else knows the object.
         unsafe impl Send for Dead {}
 
-        static DEAD: [Guarded<Vec<Dead>>; 2] = [Guarded::new(Vec::new()), Guarded::new(Vec::new())];
+        /// Plain handles, timers, shared handles.
+        static DEAD: [Guarded<Vec<Dead>>; 3] = [const { Guarded::new(Vec::new()) }; 3];
 
         fn list(class: &RawType) -> &'static Guarded<Vec<Dead>> {
-            let timer = TIMER.get().is_some_and(|timer| timer.as_ptr() == class.as_ptr());
-            &DEAD[usize::from(timer)]
+            let is = |other: &OnceLock<RawType>| {
+                other
+                    .get()
+                    .is_some_and(|other| other.as_ptr() == class.as_ptr())
+            };
+            &DEAD[usize::from(is(&TIMER)) + 2 * usize::from(is(&SHARED))]
         }
 
         #[inline]

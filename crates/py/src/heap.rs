@@ -59,7 +59,9 @@ pub(crate) fn panicked(payload: &(dyn Any + Send)) -> PyErr {
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_default();
-    PySystemError::new_err(format!("ropewalk: a bug in the runtime, please report it: {text}"))
+    PySystemError::new_err(format!(
+        "ropewalk: a bug in the runtime, please report it: {text}"
+    ))
 }
 
 /// `None`, as a new reference.
@@ -105,7 +107,11 @@ impl<'a, 'py> Arguments<'a, 'py> {
             // SAFETY: the calling convention: that many values, alive for the call.
             unsafe { std::slice::from_raw_parts(values, all) }
         };
-        Self { token: PhantomData, values, names }
+        Self {
+            token: PhantomData,
+            values,
+            names,
+        }
     }
 
     /// How many of the values were given by name.
@@ -132,11 +138,22 @@ impl<'a, 'py> Arguments<'a, 'py> {
         }
         // SAFETY: the calling convention says that it is a tuple of strings, alive for the call.
         let names = unsafe { Borrowed::from_ptr(py, self.names).cast_unchecked::<PyTuple>() };
-        if names.len() != 1 || !names.get_borrowed_item(0).ok()?.eq(intern!(py, "context")).ok()? {
+        if names.len() != 1
+            || !names
+                .get_borrowed_item(0)
+                .ok()?
+                .eq(intern!(py, "context"))
+                .ok()?
+        {
             return None;
         }
         // SAFETY: None is immortal.
-        Some(self.values.last().copied().filter(|value| *value != unsafe { ffi::Py_None() }))
+        Some(
+            self.values
+                .last()
+                .copied()
+                .filter(|value| *value != unsafe { ffi::Py_None() }),
+        )
     }
 
     /// All values: those by position, then those by name.
@@ -158,7 +175,9 @@ impl<'a, 'py> Arguments<'a, 'py> {
         let positional = self.positional();
         if positional.len() > N {
             let given = positional.len();
-            return Err(PyTypeError::new_err(format!("{function}() takes at most {N} arguments ({given} given)")));
+            return Err(PyTypeError::new_err(format!(
+                "{function}() takes at most {N} arguments ({given} given)"
+            )));
         }
         // SAFETY: arguments of the call that is being served.
         let value = |pointer: *mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, pointer) };
@@ -188,9 +207,62 @@ impl<'a, 'py> Arguments<'a, 'py> {
         Ok(found.map(|value| value.filter(|value| !value.is_none())))
     }
 
+    /// Calls `function` with the same arguments and one more by name (`names` holds it alone).
+    pub(crate) fn call_with(
+        &self,
+        py: Python<'py>,
+        function: &Bound<'py, PyAny>,
+        names: &Bound<'py, PyTuple>,
+        value: Ref<'_, 'py>,
+    ) -> Returned {
+        const INLINE: usize = 6;
+        let positional = self.positional().len();
+        let all_names;
+        let names = if self.names.is_null() {
+            names
+        } else {
+            // SAFETY: not NULL, so it is the tuple of keyword names.
+            let theirs = unsafe { Borrowed::from_ptr(py, self.names).cast_unchecked::<PyTuple>() };
+            all_names = names
+                .as_sequence()
+                .concat(theirs.as_sequence())?
+                .to_tuple()?;
+            &all_names
+        };
+        // A scratch place, the positional values, ours, theirs by name.
+        let mut few = [ptr::null_mut(); INLINE];
+        let mut many;
+        let values = if self.values.len() + 2 <= INLINE {
+            &mut few[..self.values.len() + 2]
+        } else {
+            many = vec![ptr::null_mut(); self.values.len() + 2];
+            &mut many[..]
+        };
+        values[1..=positional].copy_from_slice(self.positional());
+        values[positional + 1] = value.as_ptr();
+        values[positional + 2..].copy_from_slice(&self.values[positional..]);
+        // SAFETY: live objects; names for those behind the positional ones; the first place is ours to lend.
+        unsafe {
+            let result = ffi::PyObject_Vectorcall(
+                function.as_ptr(),
+                values.as_ptr().add(1),
+                positional | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+                names.as_ptr(),
+            );
+            Ok(Bound::from_owned_ptr_or_err(py, result)?.into_ptr())
+        }
+    }
+
     /// Calls `this.name(...)` with the same arguments.
-    pub(crate) fn call_method(&self, py: Python<'py>, this: Ref<'_, 'py>, name: &Bound<'py, PyString>) -> Returned {
-        let values: Vec<_> = std::iter::once(this.as_ptr()).chain(self.values.iter().copied()).collect();
+    pub(crate) fn call_method(
+        &self,
+        py: Python<'py>,
+        this: Ref<'_, 'py>,
+        name: &Bound<'py, PyString>,
+    ) -> Returned {
+        let values: Vec<_> = std::iter::once(this.as_ptr())
+            .chain(self.values.iter().copied())
+            .collect();
         // SAFETY: live objects, the receiver first, then the arguments as they came.
         unsafe {
             let result = ffi::PyObject_VectorcallMethod(
@@ -228,11 +300,19 @@ macro_rules! method {
             // SAFETY: called by CPython on live objects.
             unsafe {
                 $crate::heap::door(|py| {
-                    $function(py, pyo3::Borrowed::from_ptr(py, this), pyo3::Borrowed::from_ptr(py, argument))
+                    $function(
+                        py,
+                        pyo3::Borrowed::from_ptr(py, this),
+                        pyo3::Borrowed::from_ptr(py, argument),
+                    )
                 })
             }
         }
-        $crate::heap::definition($name, pyo3::ffi::PyMethodDefPointer { PyCFunction: call }, pyo3::ffi::METH_O)
+        $crate::heap::definition(
+            $name,
+            pyo3::ffi::PyMethodDefPointer { PyCFunction: call },
+            pyo3::ffi::METH_O,
+        )
     }};
     ($name:literal, keywords, $function:path) => {{
         unsafe extern "C" fn call(
@@ -254,7 +334,9 @@ macro_rules! method {
         }
         $crate::heap::definition(
             $name,
-            pyo3::ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: call },
+            pyo3::ffi::PyMethodDefPointer {
+                PyCFunctionFastWithKeywords: call,
+            },
             pyo3::ffi::METH_FASTCALL | pyo3::ffi::METH_KEYWORDS,
         )
     }};
@@ -287,11 +369,19 @@ pub(crate) const fn definition(
     function: ffi::PyMethodDefPointer,
     flags: c_int,
 ) -> ffi::PyMethodDef {
-    ffi::PyMethodDef { ml_name: name.as_ptr(), ml_meth: function, ml_flags: flags, ml_doc: ptr::null() }
+    ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: function,
+        ml_flags: flags,
+        ml_doc: ptr::null(),
+    }
 }
 
 /// Puts raw methods on a class that PyO3 made.
-pub(crate) fn add_methods(class: &Bound<'_, PyType>, methods: Vec<ffi::PyMethodDef>) -> PyResult<()> {
+pub(crate) fn add_methods(
+    class: &Bound<'_, PyType>,
+    methods: Vec<ffi::PyMethodDef>,
+) -> PyResult<()> {
     // A descriptor points at its definition for as long as it lives, which is as long as the process.
     for definition in Vec::leak(methods) {
         // SAFETY: the definition is leaked, so it outlives the descriptor; its name is a literal.
@@ -357,8 +447,14 @@ impl RawType {
             slot(ffi::Py_tp_dealloc, plan.dealloc as *mut c_void),
             slot(ffi::Py_tp_traverse, plan.traverse as *mut c_void),
             slot(ffi::Py_tp_clear, plan.clear as *mut c_void),
-            slot(ffi::Py_tp_methods, Vec::leak(plan.methods).as_mut_ptr().cast()),
-            slot(ffi::Py_tp_getset, Vec::leak(plan.getters).as_mut_ptr().cast()),
+            slot(
+                ffi::Py_tp_methods,
+                Vec::leak(plan.methods).as_mut_ptr().cast(),
+            ),
+            slot(
+                ffi::Py_tp_getset,
+                Vec::leak(plan.getters).as_mut_ptr().cast(),
+            ),
             slot(ffi::Py_tp_doc, plan.doc.as_ptr() as *mut c_void),
             slot(0, ptr::null_mut()),
         ];
@@ -383,7 +479,10 @@ impl RawType {
         };
         // SAFETY: a live type object.
         let slots = unsafe { object_slots(base_pointer) };
-        Ok(Self { pointer: made.into_ptr().cast(), slots })
+        Ok(Self {
+            pointer: made.into_ptr().cast(),
+            slots,
+        })
     }
 
     #[inline]

@@ -12,6 +12,7 @@ mod handle;
 mod heap;
 mod listener;
 mod object;
+mod shared;
 mod transport;
 mod turn;
 mod watch;

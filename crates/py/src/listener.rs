@@ -54,7 +54,10 @@ pub(crate) fn listen(
         },
     };
     let task = Task::Accept(Bound::new(py, listener)?.into_any().into());
-    match slf.get().reactor(py, |reactor| reactor.watch(fd, Side::Read, task))? {
+    match slf
+        .get()
+        .reactor(py, |reactor| reactor.watch(fd, Side::Read, task))?
+    {
         Ok(replaced) => {
             drop(replaced);
             Ok(())
@@ -69,11 +72,18 @@ pub(crate) fn listen(
 /// The job `Accept`.
 pub(crate) fn accept(slf: &Bound<'_, Loop>, listener: &Obj) -> PyResult<()> {
     let py = slf.py();
-    let listener = listener.bind(py).to_owned().cast_into::<Listener>().map_err(PyErr::from)?;
+    let listener = listener
+        .bind(py)
+        .to_owned()
+        .cast_into::<Listener>()
+        .map_err(PyErr::from)?;
     let this = listener.get();
     for _ in 0..=this.backlog {
         // The server may have been closed by what the last connection called.
-        if !slf.get().reactor(py, |reactor| reactor.watched(this.fd, Side::Read).is_some())? {
+        if !slf
+            .get()
+            .reactor(py, |reactor| reactor.watched(this.fd, Side::Read).is_some())?
+        {
             return Ok(());
         }
         match stream::accept(this.fd) {
@@ -89,19 +99,38 @@ pub(crate) fn accept(slf: &Bound<'_, Loop>, listener: &Obj) -> PyResult<()> {
     Ok(())
 }
 
-fn connected(slf: &Bound<'_, Loop>, this: &Listener, connection: std::os::fd::OwnedFd) -> PyResult<()> {
+fn connected(
+    slf: &Bound<'_, Loop>,
+    this: &Listener,
+    connection: std::os::fd::OwnedFd,
+) -> PyResult<()> {
     let py = slf.py();
     let made = (|| {
         // SAFETY: attached, on a live context; a new reference or NULL with an exception set.
         let context = unsafe { Obj::from_owned(pyo3::ffi::PyContext_Copy(this.context.as_ptr())) }
             .ok_or_else(|| PyErr::fetch(py))?;
         let protocol = in_context(py, &context, || this.factory.bind(py).call0())?;
-        let server = this.server.as_ref().map(|server| Obj::from(server.bind(py)));
-        transport::accepted(slf, this.class.bind(py), connection, protocol.into(), server, context)
+        let server = this
+            .server
+            .as_ref()
+            .map(|server| Obj::from(server.bind(py)));
+        transport::accepted(
+            slf,
+            this.class.bind(py),
+            connection,
+            protocol.into(),
+            server,
+            context,
+        )
     })();
     match made {
         Ok(()) => Ok(()),
-        Err(error) => report(slf, "Error on transport creation for incoming connection", error, &[]),
+        Err(error) => report(
+            slf,
+            "Error on transport creation for incoming connection",
+            error,
+            &[],
+        ),
     }
 }
 

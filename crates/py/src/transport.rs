@@ -33,8 +33,9 @@ use crate::heap::{self, Arguments, Plan, RawType, Ref, Returned, getter, method}
 use crate::object::Obj;
 use crate::turn::report;
 
-/// Room for an instance of `asyncio.Transport`: its one slot behind the largest object header.
-const HEADER: usize = 48;
+/// Room for an instance of asyncio's `_FlowControlMixin`, the transport that sendfile's fallback asks for: its
+/// five slots behind the largest object header (32 bytes, free-threaded).
+const HEADER: usize = 80;
 
 #[repr(C)]
 struct TransportObject {
@@ -70,7 +71,10 @@ enum Socket {
     Closed,
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "each is a documented state of the transport's contract")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a documented state of the transport's contract"
+)]
 struct State {
     socket: Socket,
     token: Option<Token>,
@@ -135,10 +139,10 @@ impl TransportRef {
     }
 
     #[inline]
-    fn owner(&self, py: Python<'_>) -> PyResult<Bound<'_, Loop>> {
+    fn owner<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Loop>> {
         let owner = self.body()?.owner.bind(py).to_owned();
-        // SAFETY: owners are loops by construction; the reference is now the Bound's own.
-        Ok(unsafe { std::mem::transmute::<Bound<'_, Loop>, Bound<'_, Loop>>(owner.cast_into_unchecked::<Loop>()) })
+        // SAFETY: owners are loops by construction.
+        Ok(unsafe { owner.cast_into_unchecked() })
     }
 }
 
@@ -163,9 +167,13 @@ fn make<'py>(
     context: Obj,
 ) -> PyResult<TransportRef> {
     let py = slf.py();
-    let raw = CLASS.get().ok_or_else(|| PyImportError::new_err("ropewalk._core is not initialised"))?;
+    let raw = CLASS
+        .get()
+        .ok_or_else(|| PyImportError::new_err("ropewalk._core is not initialised"))?;
     if !class.is_subclass(&raw.bind(py))? {
-        return Err(PyRuntimeError::new_err("a transport's class derives from ropewalk._core.StreamTransport"));
+        return Err(PyRuntimeError::new_err(
+            "a transport's class derives from ropewalk._core.StreamTransport",
+        ));
     }
     let style = style_of(py, &protocol)?;
     let body = Body {
@@ -214,19 +222,26 @@ fn make<'py>(
     let owner = slf.get();
     let task = Task::Io(transport.clone());
     match owner.reactor(py, |reactor| reactor.attach(fd, task))? {
-        Ok(token) => transport.body()?.with(py, |state| state.token = Some(token)),
+        Ok(token) => transport
+            .body()?
+            .with(py, |state| state.token = Some(token)),
         Err((error, task)) => {
             drop::<Task>(task);
-            let socket = transport.body()?.with(py, |state| std::mem::replace(&mut state.socket, Socket::Closed));
+            let socket = transport.body()?.with(py, |state| {
+                std::mem::replace(&mut state.socket, Socket::Closed)
+            });
             drop(socket);
             return Err(error.into());
         }
     }
-    if let Some(server) = server {
-        if let Err(error) = transport.0.bind(py).call_method1(intern!(py, "_attach_to"), (server.bind(py),)) {
-            release(py, &transport)?;
-            return Err(error);
-        }
+    if let Some(server) = server
+        && let Err(error) = transport
+            .0
+            .bind(py)
+            .call_method1(intern!(py, "_attach_to"), (server.bind(py),))
+    {
+        release(py, &transport)?;
+        return Err(error);
     }
     owner.reactor(py, |reactor| reactor.push(Task::Start(transport.clone())))?;
     Ok(transport)
@@ -235,13 +250,24 @@ fn make<'py>(
 fn style_of(py: Python<'_>, protocol: &Obj) -> PyResult<Style> {
     static BUFFERED: pyo3::sync::PyOnceLock<Py<PyAny>> = pyo3::sync::PyOnceLock::new();
     let buffered = BUFFERED.get_or_try_init(py, || {
-        PyResult::Ok(py.import("asyncio.protocols")?.getattr("BufferedProtocol")?.unbind())
+        PyResult::Ok(
+            py.import("asyncio.protocols")?
+                .getattr("BufferedProtocol")?
+                .unbind(),
+        )
     })?;
-    Ok(if protocol.bind(py).is_instance(buffered.bind(py))? { Style::Buffer } else { Style::Data })
+    Ok(if protocol.bind(py).is_instance(buffered.bind(py))? {
+        Style::Buffer
+    } else {
+        Style::Data
+    })
 }
 
 /// A transport on a connected Python socket.
-#[expect(clippy::too_many_arguments, reason = "asyncio's own constructor takes these")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "asyncio's own constructor takes these"
+)]
 pub(crate) fn connect<'py>(
     slf: &Bound<'py, Loop>,
     class: &Bound<'py, PyType>,
@@ -282,7 +308,18 @@ pub(crate) fn accepted<'py>(
     context: Obj,
 ) -> PyResult<()> {
     let fd = connection.as_raw_fd();
-    make(slf, class, Socket::Bare(connection), fd, protocol, None, None, server, context).map(drop)
+    make(
+        slf,
+        class,
+        Socket::Bare(connection),
+        fd,
+        protocol,
+        None,
+        None,
+        server,
+        context,
+    )
+    .map(drop)
 }
 
 /// The job `Start`.
@@ -292,10 +329,18 @@ pub(crate) fn start(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult
     let (protocol, waiter) = body.with(py, |state| (state.protocol.clone(), state.waiter.take()));
     if let Some(protocol) = protocol {
         let made = in_context(py, &body.context, || {
-            protocol.bind(py).call_method1(intern!(py, "connection_made"), (transport.0.bind(py),)).map(drop)
+            protocol
+                .bind(py)
+                .call_method1(intern!(py, "connection_made"), (transport.0.bind(py),))
+                .map(drop)
         });
         if let Err(error) = made {
-            complain(slf, transport, "Exception in protocol.connection_made()", error)?;
+            complain(
+                slf,
+                transport,
+                "Exception in protocol.connection_made()",
+                error,
+            )?;
         }
     }
     body.with(py, |state| state.started = true);
@@ -311,14 +356,21 @@ pub(crate) fn start(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult
 
 /// The job `Io`.
 #[inline]
-pub(crate) fn ready(slf: &Bound<'_, Loop>, transport: &TransportRef, readiness: Readiness) -> PyResult<()> {
+pub(crate) fn ready(
+    slf: &Bound<'_, Loop>,
+    transport: &TransportRef,
+    readiness: Readiness,
+) -> PyResult<()> {
     let py = slf.py();
     let body = transport.body()?;
     let (read, write) = body.with(py, |state| {
         if readiness.readable() {
             state.readable = true;
-            state.hangup |= readiness
-                .intersects(Readiness::READ_CLOSED.union(Readiness::HANGUP).union(Readiness::ERROR));
+            state.hangup |= readiness.intersects(
+                Readiness::READ_CLOSED
+                    .union(Readiness::HANGUP)
+                    .union(Readiness::ERROR),
+            );
         }
         if readiness.writable() {
             state.writable = true;
@@ -353,7 +405,11 @@ impl State {
 }
 
 /// Schedules the end: `connection_lost(because)`. Only the first call counts.
-fn force_close(slf: &Bound<'_, Loop>, transport: &TransportRef, because: Option<Obj>) -> PyResult<()> {
+fn force_close(
+    slf: &Bound<'_, Loop>,
+    transport: &TransportRef,
+    because: Option<Obj>,
+) -> PyResult<()> {
     let py = slf.py();
     let dropped = transport.body()?.with(py, |state| {
         if state.conn_lost > 0 {
@@ -378,7 +434,12 @@ fn force_close(slf: &Bound<'_, Loop>, transport: &TransportRef, because: Option<
 
 /// An error that ends the connection: reported if it is not the network's, then `connection_lost` gets it.
 #[cold]
-fn fatal(slf: &Bound<'_, Loop>, transport: &TransportRef, message: &str, error: PyErr) -> PyResult<()> {
+fn fatal(
+    slf: &Bound<'_, Loop>,
+    transport: &TransportRef,
+    message: &str,
+    error: PyErr,
+) -> PyResult<()> {
     let py = slf.py();
     let value: Obj = error.value(py).into();
     if error.is_instance_of::<PyOSError>(py) {
@@ -394,7 +455,12 @@ fn fatal(slf: &Bound<'_, Loop>, transport: &TransportRef, message: &str, error: 
 
 /// Tells the loop's exception handler about `transport`.
 #[cold]
-fn complain(slf: &Bound<'_, Loop>, transport: &TransportRef, message: &str, error: PyErr) -> PyResult<()> {
+fn complain(
+    slf: &Bound<'_, Loop>,
+    transport: &TransportRef,
+    message: &str,
+    error: PyErr,
+) -> PyResult<()> {
     let py = slf.py();
     let protocol = transport.body()?.with(py, |state| state.protocol.clone());
     let mut about = vec![("transport", transport.0.bind(py).to_owned())];
@@ -408,17 +474,28 @@ fn complain(slf: &Bound<'_, Loop>, transport: &TransportRef, message: &str, erro
 pub(crate) fn lost(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult<()> {
     let py = slf.py();
     let body = transport.body()?;
-    let (protocol, because) = body.with(py, |state| (state.protocol.clone(), state.lost_because.take()));
+    let (protocol, because) = body.with(py, |state| {
+        (state.protocol.clone(), state.lost_because.take())
+    });
     let said = match protocol {
         Some(protocol) => in_context(py, &body.context, || {
-            let because = because.map_or_else(|| py.None().into_bound(py), |error| error.into_bound(py));
-            protocol.bind(py).call_method1(intern!(py, "connection_lost"), (because,)).map(drop)
+            let because =
+                because.map_or_else(|| py.None().into_bound(py), |error| error.into_bound(py));
+            protocol
+                .bind(py)
+                .call_method1(intern!(py, "connection_lost"), (because,))
+                .map(drop)
         }),
         None => Ok(()),
     };
     let told = match said {
         Ok(()) => Ok(()),
-        Err(error) => complain(slf, transport, "Exception in protocol.connection_lost()", error),
+        Err(error) => complain(
+            slf,
+            transport,
+            "Exception in protocol.connection_lost()",
+            error,
+        ),
     };
     let waiter = body.with(py, |state| state.empty_waiter.take());
     let released = release(py, transport);
@@ -448,7 +525,10 @@ fn release(py: Python<'_>, transport: &TransportRef) -> PyResult<()> {
     });
     if let Some(token) = token {
         // A closed loop has forgotten the registration with all others.
-        let task = Loop::from_obj(py, &body.owner).reactor(py, |reactor| reactor.detach(token)).ok().flatten();
+        let task = Loop::from_obj(py, &body.owner)
+            .reactor(py, |reactor| reactor.detach(token))
+            .ok()
+            .flatten();
         drop(task);
     }
     drop((protocol, output));
@@ -461,7 +541,10 @@ fn release(py: Python<'_>, transport: &TransportRef) -> PyResult<()> {
         Socket::Closed => Ok(()),
     };
     if let Some(server) = server {
-        transport.0.bind(py).call_method1(intern!(py, "_detach_from"), (server.bind(py),))?;
+        transport
+            .0
+            .bind(py)
+            .call_method1(intern!(py, "_detach_from"), (server.bind(py),))?;
     }
     closed
 }
@@ -469,7 +552,10 @@ fn release(py: Python<'_>, transport: &TransportRef) -> PyResult<()> {
 /// Makes the type.
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
-    let base: Bound<'_, PyType> = py.import("asyncio.transports")?.getattr("Transport")?.cast_into()?;
+    let base: Bound<'_, PyType> = py
+        .import("asyncio.transports")?
+        .getattr("_FlowControlMixin")?
+        .cast_into()?;
     let mut methods = vec![
         method!(c"get_protocol", noargs, get_protocol),
         method!(c"set_protocol", one, set_protocol),
@@ -555,7 +641,10 @@ fn is_closing(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
 }
 
 fn is_reading(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
-    heap::boolean(py, look(py, object, |state| !state.closing && !state.paused)?)
+    heap::boolean(
+        py,
+        look(py, object, |state| !state.closing && !state.paused)?,
+    )
 }
 
 fn is_paused(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
@@ -563,7 +652,9 @@ fn is_paused(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
 }
 
 fn is_open(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
-    let open = this(object).body().is_ok_and(|body| body.with(py, |state| !matches!(state.socket, Socket::Closed)));
+    let open = this(object)
+        .body()
+        .is_ok_and(|body| body.with(py, |state| !matches!(state.socket, Socket::Closed)));
     heap::boolean(py, open)
 }
 
@@ -604,7 +695,10 @@ fn sock(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
     // `socket.socket(fileno=...)` asks the kernel for family, type and protocol.
     let options = PyDict::new(py);
     options.set_item("fileno", body.fd)?;
-    let made = py.import(intern!(py, "socket"))?.getattr(intern!(py, "socket"))?.call((), Some(&options))?;
+    let made = py
+        .import(intern!(py, "socket"))?
+        .getattr(intern!(py, "socket"))?
+        .call((), Some(&options))?;
     let ours: Obj = (&made).into();
     let before = body.with(py, |state| match state.socket {
         Socket::Bare(_) => std::mem::replace(&mut state.socket, Socket::Python(ours)),
@@ -635,7 +729,10 @@ fn extra(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
     let given = give(py, given)?;
     // SAFETY: an owned reference, just made.
     let given = unsafe { Bound::from_owned_ptr(py, given) };
-    let made = transport.0.bind(py).call_method1(intern!(py, "_make_extra"), (given,))?;
+    let made = transport
+        .0
+        .bind(py)
+        .call_method1(intern!(py, "_make_extra"), (given,))?;
     let ours: Obj = (&made).into();
     let old = body.with(py, |state| {
         state.extra_is_whole = true;
@@ -658,8 +755,13 @@ fn set_extra(py: Python<'_>, object: Ref<'_, '_>, extra: Ref<'_, '_>) -> Returne
 
 /// `(sockname, peername)` as the `socket` module shows them.
 fn addresses(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
-    let (local, peer) = look(py, object, |state| (state.local.clone(), state.peer.clone()))?;
-    let pair = (crate::address::to_python(py, local)?, crate::address::to_python(py, peer)?);
+    let (local, peer) = look(py, object, |state| {
+        (state.local.clone(), state.peer.clone())
+    })?;
+    let pair = (
+        crate::address::to_python(py, local)?,
+        crate::address::to_python(py, peer)?,
+    );
     Ok(pair.into_pyobject(py)?.into_any().into_ptr())
 }
 
@@ -697,7 +799,10 @@ fn close(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
         ends_now
     });
     if ends_now {
-        transport.owner(py)?.get().enqueue(py, Task::Lost(transport.clone()))?;
+        transport
+            .owner(py)?
+            .get()
+            .enqueue(py, Task::Lost(transport.clone()))?;
     }
     heap::none(py)
 }
@@ -720,13 +825,23 @@ fn force_close_with(py: Python<'_>, object: Ref<'_, '_>, because: Ref<'_, '_>) -
 fn fatal_error(py: Python<'_>, object: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let transport = this(object);
     // SAFETY: arguments of the call that is being served.
-    let mut values = given.all().iter().map(|value| unsafe { crate::call::borrowed(py, *value) });
-    let error = values.next().ok_or_else(|| pyo3::exceptions::PyTypeError::new_err("_fatal_error() needs an exception"))?;
+    let mut values = given
+        .all()
+        .iter()
+        .map(|value| unsafe { crate::call::borrowed(py, *value) });
+    let error = values.next().ok_or_else(|| {
+        pyo3::exceptions::PyTypeError::new_err("_fatal_error() needs an exception")
+    })?;
     let message = match values.next() {
         Some(message) => message.extract::<String>()?,
         None => "Fatal error on transport".to_owned(),
     };
-    fatal(&transport.owner(py)?, &transport, &message, PyErr::from_value(error.to_owned()))?;
+    fatal(
+        &transport.owner(py)?,
+        &transport,
+        &message,
+        PyErr::from_value(error.to_owned()),
+    )?;
     heap::none(py)
 }
 
@@ -751,10 +866,14 @@ fn suspend(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
 fn resume(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
     let transport = this(object);
     let body = transport.body()?;
-    let wanted = body.with(py, |state| state.token.is_none() && !matches!(state.socket, Socket::Closed));
+    let wanted = body.with(py, |state| {
+        state.token.is_none() && !matches!(state.socket, Socket::Closed)
+    });
     if wanted {
         let task = Task::Io(transport.clone());
-        match Loop::from_obj(py, &body.owner).reactor(py, |reactor| reactor.attach(body.fd, task))? {
+        match Loop::from_obj(py, &body.owner)
+            .reactor(py, |reactor| reactor.attach(body.fd, task))?
+        {
             Ok(token) => body.with(py, |state| state.token = Some(token)),
             Err((error, task)) => {
                 drop::<Task>(task);
@@ -767,7 +886,10 @@ fn resume(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
 
 /// Puts a job of this transport behind what is ready.
 fn again(slf: &Bound<'_, Loop>, transport: &TransportRef, readiness: Readiness) -> PyResult<()> {
-    let job = Job { handle: Task::Io(transport.clone()), readiness };
+    let job = Job {
+        handle: Task::Io(transport.clone()),
+        readiness,
+    };
     slf.get().reactor(slf.py(), |reactor| reactor.push_job(job))
 }
 
@@ -786,16 +908,26 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
     }
 }
 
-unsafe extern "C" fn traverse(object: *mut ffi::PyObject, visit: ffi::visitproc, arg: *mut c_void) -> c_int {
+unsafe extern "C" fn traverse(
+    object: *mut ffi::PyObject,
+    visit: ffi::visitproc,
+    arg: *mut c_void,
+) -> c_int {
     let Some(raw) = CLASS.get() else { return 0 };
     // SAFETY: the collector traverses live, tracked objects; a body is whole or absent.
     unsafe {
         // A Python subclass visits the type itself.
-        let answer = if ffi::Py_TYPE(object) == raw.as_ptr() { raw.visit_slots(object, visit, arg) } else { 0 };
+        let answer = if ffi::Py_TYPE(object) == raw.as_ptr() {
+            raw.visit_slots(object, visit, arg)
+        } else {
+            0
+        };
         if answer != 0 {
             return answer;
         }
-        let Some(body) = (*object.cast::<TransportObject>()).body.as_deref() else { return 0 };
+        let Some(body) = (*object.cast::<TransportObject>()).body.as_deref() else {
+            return 0;
+        };
         for held in [&body.owner, &body.context] {
             let answer = heap::visit_object(Some(held), visit, arg);
             if answer != 0 {
@@ -804,7 +936,11 @@ unsafe extern "C" fn traverse(object: *mut ffi::PyObject, visit: ffi::visitproc,
         }
         body.state
             .try_look(|state| {
-                let sock = if let Socket::Python(sock) = &state.socket { Some(sock) } else { None };
+                let sock = if let Socket::Python(sock) = &state.socket {
+                    Some(sock)
+                } else {
+                    None
+                };
                 [
                     sock,
                     state.protocol.as_ref(),
@@ -828,18 +964,21 @@ unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
     // the socket.
     unsafe {
         let py = Python::assume_attached();
-        let taken = (*object.cast::<TransportObject>()).body.as_deref().map(|body| {
-            body.with(py, |state| {
-                (
-                    state.protocol.take(),
-                    state.server.take(),
-                    state.waiter.take(),
-                    state.extra.take(),
-                    state.empty_waiter.take(),
-                    state.lost_because.take(),
-                )
-            })
-        });
+        let taken = (*object.cast::<TransportObject>())
+            .body
+            .as_deref()
+            .map(|body| {
+                body.with(py, |state| {
+                    (
+                        state.protocol.take(),
+                        state.server.take(),
+                        state.waiter.take(),
+                        state.extra.take(),
+                        state.empty_waiter.take(),
+                        state.lost_because.take(),
+                    )
+                })
+            });
         drop(taken);
         if let Some(raw) = CLASS.get() {
             raw.clear_slots(object);

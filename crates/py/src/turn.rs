@@ -76,7 +76,9 @@ pub(crate) fn run(slf: &Bound<'_, Loop>) -> PyResult<()> {
             return Err(PyErr::fetch(py));
         }
         for _ in 0..batch {
-            let Some(job) = owner.reactor(py, |reactor| reactor.pop())? else { break };
+            let Some(job) = owner.reactor(py, |reactor| reactor.pop())? else {
+                break;
+            };
             run_job(slf, job)?;
         }
         if owner.stopping.load(Ordering::Relaxed) {
@@ -95,6 +97,15 @@ fn run_job(slf: &Bound<'_, Loop>, job: Job<Task>) -> PyResult<()> {
                 return run_slowly(slf, handle.as_obj());
             }
             match handle.run(py) {
+                Ok(()) => Ok(()),
+                Err(error) => failed(slf, handle.as_obj(), error),
+            }
+        }
+        Task::Shared(handle) => {
+            if slf.get().debug() {
+                return run_slowly(slf, handle.as_obj());
+            }
+            match handle.run_shared(py, slf.get()) {
                 Ok(()) => Ok(()),
                 Err(error) => failed(slf, handle.as_obj(), error),
             }
@@ -124,7 +135,10 @@ fn failed(slf: &Bound<'_, Loop>, handle: &Obj, error: PyErr) -> PyResult<()> {
     if ends_the_run(py, &error) {
         return Err(error);
     }
-    match slf.call_method1(intern!(py, "_callback_failed"), (handle.bind(py), error.into_value(py))) {
+    match slf.call_method1(
+        intern!(py, "_callback_failed"),
+        (handle.bind(py), error.into_value(py)),
+    ) {
         Ok(_) => Ok(()),
         Err(error) => survive(slf, error),
     }

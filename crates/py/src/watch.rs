@@ -15,7 +15,8 @@ pub(crate) fn number(fd: &Bound<'_, PyAny>) -> PyResult<i32> {
     let number = if fd.is_instance_of::<PyInt>() {
         fd.extract::<i32>()
     } else {
-        fd.call_method0("fileno").and_then(|number| number.extract::<i32>())
+        fd.call_method0("fileno")
+            .and_then(|number| number.extract::<i32>())
     };
     let number = number.map_err(|error| {
         let py = fd.py();
@@ -27,7 +28,9 @@ pub(crate) fn number(fd: &Bound<'_, PyAny>) -> PyResult<i32> {
         value
     })?;
     if number < 0 {
-        return Err(PyValueError::new_err(format!("Invalid file descriptor: {number}")));
+        return Err(PyValueError::new_err(format!(
+            "Invalid file descriptor: {number}"
+        )));
     }
     Ok(number)
 }
@@ -43,7 +46,11 @@ fn handle(
         Some(context) => context.into(),
         None => copy_context(py)?,
     };
-    let args = if args.is_empty() { Args::None } else { Args::Many(args.into()) };
+    let args = if args.is_empty() {
+        Args::None
+    } else {
+        Args::Many(args.into())
+    };
     HandleRef::new(py, slf.as_any().into(), callback.into(), args, context)
 }
 
@@ -60,7 +67,10 @@ pub(crate) fn add(
     let number = number(fd)?;
     let handle = handle(slf, callback, args, context)?;
     let task = Task::Handle(handle.clone());
-    match slf.get().reactor(py, |reactor| reactor.watch(number, side, task))? {
+    match slf
+        .get()
+        .reactor(py, |reactor| reactor.watch(number, side, task))?
+    {
         Ok(replaced) => {
             cancel(py, replaced);
             Ok(handle.into_obj().into_bound(py).unbind())
@@ -79,7 +89,10 @@ pub(crate) fn remove(owner: &Loop, fd: &Bound<'_, PyAny>, side: Side) -> PyResul
         Ok(number) => number,
         // A socket that is closed by now answers -1: nothing of it is watched.
         Err(error) if fd.is_instance_of::<PyInt>() => return Err(error),
-        Err(error) => match fd.call_method0("fileno").and_then(|number| number.extract::<i32>()) {
+        Err(error) => match fd
+            .call_method0("fileno")
+            .and_then(|number| number.extract::<i32>())
+        {
             Ok(_) => return Ok(false),
             Err(_) => return Err(error),
         },
@@ -96,7 +109,10 @@ pub(crate) fn remove(owner: &Loop, fd: &Bound<'_, PyAny>, side: Side) -> PyResul
 /// Whether the two sides are watched.
 pub(crate) fn watched(owner: &Loop, py: Python<'_>, fd: i32) -> PyResult<(bool, bool)> {
     owner.reactor(py, |reactor| {
-        (reactor.watched(fd, Side::Read).is_some(), reactor.watched(fd, Side::Write).is_some())
+        (
+            reactor.watched(fd, Side::Read).is_some(),
+            reactor.watched(fd, Side::Write).is_some(),
+        )
     })
 }
 
@@ -116,7 +132,10 @@ pub(crate) fn child(
 ) -> PyResult<()> {
     let handle = handle(slf, callback, args, None)?;
     let task = Task::Handle(handle);
-    match slf.get().reactor(slf.py(), |reactor| reactor.watch_child(pid, task))? {
+    match slf
+        .get()
+        .reactor(slf.py(), |reactor| reactor.watch_child(pid, task))?
+    {
         Ok(_key) => Ok(()),
         Err((error, task)) => {
             drop::<Task>(task);
@@ -124,4 +143,3 @@ pub(crate) fn child(
         }
     }
 }
-

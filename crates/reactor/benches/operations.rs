@@ -49,8 +49,9 @@ fn main() -> io::Result<()> {
         }
     });
 
-    let standing: Vec<_> =
-        (0..100_000).map(|i| reactor.add_timer(u64::MAX - i * 7919 % 100_000, 0)).collect();
+    let standing: Vec<_> = (0..100_000)
+        .map(|i| reactor.add_timer(u64::MAX - i * 7919 % 100_000, 0))
+        .collect();
     report("timers: add, cancel, with 100,000 others", || {
         for i in 0..OPERATIONS {
             let key = reactor.add_timer(black_box(i << 20), 0);

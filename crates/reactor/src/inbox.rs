@@ -150,3 +150,60 @@ impl<H> std::fmt::Debug for Remote<H> {
         f.debug_struct("Remote").finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::mpsc;
+
+    use ropewalk_sys::child::{Exit, reap};
+
+    use super::*;
+
+    #[test]
+    fn in_a_forked_child_a_lock_that_a_vanished_thread_held_is_in_nobody_s_way() {
+        let bell = Arc::new(Sleeper::new().unwrap());
+        let inbox = Arc::new(Inbox::new(bell));
+        inbox.push(1).unwrap();
+        let (held, is_held) = mpsc::channel();
+        let (release, is_released) = mpsc::channel::<()>();
+        let holder = std::thread::spawn({
+            let inbox = inbox.clone();
+            move || {
+                let queue = inbox.queue.lock().unwrap();
+                held.send(()).unwrap();
+                is_released.recv().unwrap();
+                drop(queue);
+            }
+        });
+        is_held.recv().unwrap();
+
+        // SAFETY: the child uses the allocator, which the C library makes usable after a fork, and leaves by
+        // `_exit`, so that nothing of the parent's is run twice.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let mut taken = Vec::new();
+            let refused = inbox.push(2) == Err(2);
+            let next = Arc::new(Inbox::new(Arc::new(Sleeper::new().unwrap())));
+            inbox.succeed(&next, &mut taken);
+            let nothing = taken.is_empty();
+            let accepted = inbox.push(3).is_ok();
+            next.take(&mut taken);
+            let held = refused && nothing && accepted && taken == [3];
+            drop(inbox); // leaves what the vanished thread was at alone
+            // SAFETY: as above.
+            unsafe { libc::_exit(i32::from(!held)) };
+        }
+        let mut exit = None;
+        while exit.is_none() {
+            exit = reap(pid).unwrap();
+            std::thread::yield_now();
+        }
+        assert_eq!(exit, Some(Exit::Code(0)));
+
+        release.send(()).unwrap();
+        holder.join().unwrap();
+        let mut taken = Vec::new();
+        inbox.take(&mut taken);
+        assert_eq!(taken, [1]);
+    }
+}

@@ -34,7 +34,10 @@ impl ModelBell {
         if sleeps {
             let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
             while !*rung {
-                rung = self.ringing.wait(rung).unwrap_or_else(PoisonError::into_inner);
+                rung = self
+                    .ringing
+                    .wait(rung)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
             *rung = false;
             drop(rung);

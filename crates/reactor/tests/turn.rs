@@ -24,18 +24,36 @@ fn turn<H: Clone>(reactor: &mut Reactor<H>, events: &mut Events) -> Vec<H> {
     let plan = reactor.prepare(true);
     reactor.sleeper().poll(events, &plan).unwrap();
     let batch = reactor.collect(events);
-    (0..batch).map_while(|_| reactor.pop()).map(|job| job.handle).collect()
+    (0..batch)
+        .map_while(|_| reactor.pop())
+        .map(|job| job.handle)
+        .collect()
 }
 
 #[test]
 fn the_ready_queue_is_first_in_first_out() {
     let (mut reactor, _) = reactor();
     reactor.push("a");
-    reactor.push_job(Job { handle: "b", readiness: Readiness::READ });
+    reactor.push_job(Job {
+        handle: "b",
+        readiness: Readiness::READ,
+    });
     reactor.push("c");
     assert_eq!(reactor.ready_len(), 3);
-    assert_eq!(reactor.pop(), Some(Job { handle: "a", readiness: Readiness::empty() }));
-    assert_eq!(reactor.pop(), Some(Job { handle: "b", readiness: Readiness::READ }));
+    assert_eq!(
+        reactor.pop(),
+        Some(Job {
+            handle: "a",
+            readiness: Readiness::empty()
+        })
+    );
+    assert_eq!(
+        reactor.pop(),
+        Some(Job {
+            handle: "b",
+            readiness: Readiness::READ
+        })
+    );
     assert_eq!(reactor.pop().unwrap().handle, "c");
     assert_eq!(reactor.pop(), None);
 }
@@ -47,7 +65,9 @@ fn with_nothing_ready_it_sleeps_until_the_next_timer() {
     assert_eq!(reactor.prepare(false), Plan::Look);
     let hour = 3600 * Duration::from_secs(1);
     let key = reactor.add_timer(now() + hour.as_nanos() as u64, ());
-    let Plan::Sleep(Some(timeout)) = reactor.prepare(true) else { panic!("no sleep") };
+    let Plan::Sleep(Some(timeout)) = reactor.prepare(true) else {
+        panic!("no sleep")
+    };
     assert!(timeout <= hour && timeout > hour / 2);
     reactor.cancel_timer(key);
     assert_eq!(reactor.prepare(true), Plan::Sleep(None));
@@ -113,7 +133,10 @@ fn events_then_remote_jobs_then_timers() {
     reactor.remote().push("remote").unwrap();
     reactor.watch(a.as_raw_fd(), Side::Read, "event").unwrap();
     b.write_all(b"x").unwrap();
-    assert_eq!(turn(&mut reactor, &mut events), ["ready before", "event", "remote", "timer"]);
+    assert_eq!(
+        turn(&mut reactor, &mut events),
+        ["ready before", "event", "remote", "timer"]
+    );
 }
 
 #[test]
@@ -164,7 +187,10 @@ fn timers_fire_by_deadline_and_then_by_age() {
     assert_eq!(reactor.cancel_timer(cancelled), None);
     assert_eq!(reactor.timer_len(), 4);
     while now() <= start + 3 {}
-    assert_eq!(turn(&mut reactor, &mut events), ["first", "second", "third", "late"]);
+    assert_eq!(
+        turn(&mut reactor, &mut events),
+        ["first", "second", "third", "late"]
+    );
     assert_eq!(reactor.cancel_timer(late), None);
 }
 
@@ -209,7 +235,10 @@ fn a_signal_ends_the_sleep_and_the_turn_goes_on() {
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as extern "C" fn(libc::c_int) as libc::sighandler_t;
-        assert_eq!(libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()), 0);
+        assert_eq!(
+            libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()),
+            0
+        );
     }
     let (mut reactor, mut events) = reactor::<()>();
     // SAFETY: no argument.
@@ -226,7 +255,10 @@ fn a_signal_ends_the_sleep_and_the_turn_goes_on() {
         let plan = reactor.prepare(true);
         let error = reactor.sleeper().poll(&mut events, &plan).unwrap_err();
         done.store(true, Ordering::Release);
-        assert_eq!((plan, error.kind()), (Plan::Sleep(None), ErrorKind::Interrupted));
+        assert_eq!(
+            (plan, error.kind()),
+            (Plan::Sleep(None), ErrorKind::Interrupted)
+        );
     });
     assert_eq!(reactor.collect(&mut events), 0);
     reactor.remote().push(()).unwrap();
@@ -251,7 +283,10 @@ fn drain_hands_everything_back_and_remotes_refuse_from_then_on() {
     assert_eq!(remote.push(8), Err(8));
     assert_eq!(remote.clone().push(8), Err(8));
     assert_eq!((reactor.ready_len(), reactor.timer_len()), (0, 0));
-    assert_eq!((reactor.detach(token), reactor.unwatch_child(child)), (None, None));
+    assert_eq!(
+        (reactor.detach(token), reactor.unwatch_child(child)),
+        (None, None)
+    );
     assert_eq!(reactor.unwatch(a.as_raw_fd(), Side::Read), None);
     assert_eq!(reactor.drain(), []);
 

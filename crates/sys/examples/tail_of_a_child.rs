@@ -20,7 +20,10 @@ const END: u64 = 1;
 fn main() -> io::Result<()> {
     let start = clock::now();
     let mut child = Command::new("sh")
-        .args(["-c", "for i in 1 2 3; do echo line $i; sleep 0.05; done; exit 4"])
+        .args([
+            "-c",
+            "for i in 1 2 3; do echo line $i; sleep 0.05; done; exit 4",
+        ])
         .stdout(Stdio::piped())
         .spawn()?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
@@ -56,7 +59,10 @@ fn main() -> io::Result<()> {
     }
 
     print!("{text}");
-    println!("ended with {exit:?} after {} ms", (clock::now() - start) / 1_000_000);
+    println!(
+        "ended with {exit:?} after {} ms",
+        (clock::now() - start) / 1_000_000
+    );
     if text != "line 1\nline 2\nline 3\n" || exit != Some(Exit::Code(4)) {
         return Err(io::Error::other("that was not what the child did"));
     }

@@ -31,12 +31,18 @@ impl From<SocketAddrAny> for Address {
                 SocketAddr::V6(address) => Self::V6(address),
             };
         }
-        let Ok(address) = SocketAddrUnix::try_from(address) else { return Self::Other };
+        let Ok(address) = SocketAddrUnix::try_from(address) else {
+            return Self::Other;
+        };
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(name) = address.abstract_name() {
             return Self::Abstract(name.to_vec());
         }
-        Self::Unix(address.path().map_or_else(Vec::new, |path| path.to_bytes().to_vec()))
+        Self::Unix(
+            address
+                .path()
+                .map_or_else(Vec::new, |path| path.to_bytes().to_vec()),
+        )
     }
 }
 
@@ -47,5 +53,7 @@ pub fn local(fd: RawFd) -> io::Result<Address> {
 
 /// The address of the other end (`getpeername`).
 pub fn peer(fd: RawFd) -> io::Result<Address> {
-    net::getpeername(borrow(fd)?).map(|address| address.map_or(Address::Unix(Vec::new()), Into::into)).map_err(Into::into)
+    net::getpeername(borrow(fd)?)
+        .map(|address| address.map_or(Address::Unix(Vec::new()), Into::into))
+        .map_err(Into::into)
 }

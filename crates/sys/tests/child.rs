@@ -1,7 +1,11 @@
 //! Children: the end is told once and for all, and reaping says how it came. And the generation that tells a forked
 //! copy apart.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::zombie_processes,
+    reason = "tests; what is spawned here is reaped by `reap`"
+)]
 
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
@@ -13,12 +17,18 @@ use ropewalk_sys::poller::{Events, Interest, Mode, Poller};
 
 /// A child that ends when its standard input does.
 fn spawn() -> std::process::Child {
-    Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+    Command::new("cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 fn has_ended(watch: &ChildWatch, timeout: Option<Duration>) -> bool {
     let (poller, mut events) = (Poller::new().unwrap(), Events::new());
-    poller.add(watch.as_raw_fd(), 0, Interest::READ, Mode::Level).unwrap();
+    poller
+        .add(watch.as_raw_fd(), 0, Interest::READ, Mode::Level)
+        .unwrap();
     poller.wait(&mut events, timeout).unwrap();
     !events.is_empty()
 }
@@ -56,7 +66,10 @@ fn a_status_and_a_signal_are_told_apart() {
 #[test]
 fn what_is_no_process_is_an_error() {
     for pid in [0, -1, i32::MIN] {
-        assert_eq!(ChildWatch::open(pid).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        assert_eq!(
+            ChildWatch::open(pid).unwrap_err().raw_os_error(),
+            Some(libc::ESRCH)
+        );
         assert_eq!(reap(pid).unwrap_err().raw_os_error(), Some(libc::ESRCH));
     }
     assert_eq!(reap(1).unwrap_err().raw_os_error(), Some(libc::ECHILD));

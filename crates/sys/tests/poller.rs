@@ -37,10 +37,15 @@ fn look(poller: &Poller) -> Vec<Event> {
 fn level_tells_while_ready() {
     let poller = Poller::new().unwrap();
     let (mut a, mut b) = pair();
-    poller.add(a.as_raw_fd(), 7, Interest::READ, Mode::Level).unwrap();
+    poller
+        .add(a.as_raw_fd(), 7, Interest::READ, Mode::Level)
+        .unwrap();
     assert_eq!(look(&poller), []);
     b.write_all(b"x").unwrap();
-    let ready = [Event { token: 7, readiness: Readiness::READ }];
+    let ready = [Event {
+        token: 7,
+        readiness: Readiness::READ,
+    }];
     assert_eq!(look(&poller), ready);
     assert_eq!(look(&poller), ready);
     assert_eq!(a.read(&mut [0; 8]).unwrap(), 1);
@@ -52,7 +57,9 @@ fn edge_tells_once_for_each_edge() {
     let poller = Poller::new().unwrap();
     let (a, mut b) = pair();
     b.write_all(b"before").unwrap();
-    poller.add(a.as_raw_fd(), 7, Interest::READ, Mode::Edge).unwrap();
+    poller
+        .add(a.as_raw_fd(), 7, Interest::READ, Mode::Edge)
+        .unwrap();
     assert_eq!(look(&poller).len(), 1); // ready when it was added
     assert_eq!(look(&poller), []);
     b.write_all(b"after").unwrap();
@@ -65,12 +72,30 @@ fn modify_replaces_interest_and_token() {
     let poller = Poller::new().unwrap();
     let (a, mut b) = pair();
     b.write_all(b"x").unwrap();
-    poller.add(a.as_raw_fd(), 1, Interest::READ, Mode::Level).unwrap();
-    poller.modify(a.as_raw_fd(), 2, Interest::WRITE, Mode::Level).unwrap();
-    assert_eq!(look(&poller), [Event { token: 2, readiness: Readiness::WRITE }]);
-    poller.modify(a.as_raw_fd(), 3, Interest::BOTH, Mode::Level).unwrap();
+    poller
+        .add(a.as_raw_fd(), 1, Interest::READ, Mode::Level)
+        .unwrap();
+    poller
+        .modify(a.as_raw_fd(), 2, Interest::WRITE, Mode::Level)
+        .unwrap();
+    assert_eq!(
+        look(&poller),
+        [Event {
+            token: 2,
+            readiness: Readiness::WRITE
+        }]
+    );
+    poller
+        .modify(a.as_raw_fd(), 3, Interest::BOTH, Mode::Level)
+        .unwrap();
     let both = Readiness::READ.union(Readiness::WRITE);
-    assert_eq!(look(&poller), [Event { token: 3, readiness: both }]);
+    assert_eq!(
+        look(&poller),
+        [Event {
+            token: 3,
+            readiness: both
+        }]
+    );
     poller.delete(a.as_raw_fd()).unwrap();
     assert_eq!(look(&poller), []);
 }
@@ -79,7 +104,9 @@ fn modify_replaces_interest_and_token() {
 fn the_end_of_the_peer_s_side_and_of_both() {
     let poller = Poller::new().unwrap();
     let (a, b) = pair();
-    poller.add(a.as_raw_fd(), 1, Interest::READ, Mode::Level).unwrap();
+    poller
+        .add(a.as_raw_fd(), 1, Interest::READ, Mode::Level)
+        .unwrap();
     b.shutdown(std::net::Shutdown::Write).unwrap();
     let half = look(&poller)[0].readiness;
     assert!(half.contains(Readiness::READ_CLOSED) && half.readable() && !half.writable());
@@ -97,13 +124,22 @@ fn what_the_kernel_does_not_know_is_an_error() {
     let (a, _b) = pair();
     let fd = a.as_raw_fd();
     let kind = |result: io::Result<()>| result.unwrap_err().kind();
-    assert_eq!(kind(poller.modify(fd, 1, Interest::READ, Mode::Level)), ErrorKind::NotFound);
+    assert_eq!(
+        kind(poller.modify(fd, 1, Interest::READ, Mode::Level)),
+        ErrorKind::NotFound
+    );
     assert_eq!(kind(poller.delete(fd)), ErrorKind::NotFound);
     poller.add(fd, 1, Interest::READ, Mode::Level).unwrap();
-    assert_eq!(kind(poller.add(fd, 1, Interest::READ, Mode::Level)), ErrorKind::AlreadyExists);
+    assert_eq!(
+        kind(poller.add(fd, 1, Interest::READ, Mode::Level)),
+        ErrorKind::AlreadyExists
+    );
     let errno = |result: io::Result<()>| result.unwrap_err().raw_os_error();
     for fd in [-1, i32::MIN, i32::MAX] {
-        assert_eq!(errno(poller.add(fd, 1, Interest::READ, Mode::Level)), Some(libc::EBADF));
+        assert_eq!(
+            errno(poller.add(fd, 1, Interest::READ, Mode::Level)),
+            Some(libc::EBADF)
+        );
     }
     let file = std::fs::File::open("/proc/self/exe").unwrap();
     let added = poller.add(file.as_raw_fd(), 1, Interest::READ, Mode::Level);
@@ -114,7 +150,9 @@ fn what_the_kernel_does_not_know_is_an_error() {
 fn closing_ends_the_registration() {
     let poller = Poller::new().unwrap();
     let (a, mut b) = pair();
-    poller.add(a.as_raw_fd(), 1, Interest::BOTH, Mode::Level).unwrap();
+    poller
+        .add(a.as_raw_fd(), 1, Interest::BOTH, Mode::Level)
+        .unwrap();
     assert_eq!(look(&poller).len(), 1);
     drop(a);
     assert_eq!(look(&poller), []);
@@ -128,7 +166,9 @@ fn a_sleep_is_never_short() {
     let mut events = Events::new();
     for nanos in [1, 999, 50_000, 999_999, 1_000_001, 3_400_000] {
         let start = clock::now();
-        poller.wait(&mut events, Some(Duration::from_nanos(nanos))).unwrap();
+        poller
+            .wait(&mut events, Some(Duration::from_nanos(nanos)))
+            .unwrap();
         let slept = clock::now() - start;
         assert!(slept >= nanos, "{slept} of {nanos}");
         assert!(events.is_empty());
@@ -139,7 +179,9 @@ fn a_sleep_is_never_short() {
 fn a_timeout_out_of_all_bounds_is_long() {
     let poller = Poller::new().unwrap();
     let waker = Waker::new().unwrap();
-    poller.add(waker.as_raw_fd(), 1, Interest::READ, Mode::Level).unwrap();
+    poller
+        .add(waker.as_raw_fd(), 1, Interest::READ, Mode::Level)
+        .unwrap();
     waker.wake();
     for timeout in [Duration::MAX, Duration::from_nanos(u64::MAX)] {
         let mut events = Events::new();
@@ -154,7 +196,9 @@ fn one_wait_takes_no_more_than_the_buffer_holds_and_the_next_takes_the_rest() {
     let wakers: Vec<_> = (0..1500).map(|_| Waker::new().unwrap()).collect();
     for (token, waker) in (0..).zip(&wakers) {
         waker.wake();
-        poller.add(waker.as_raw_fd(), token, Interest::READ, Mode::Edge).unwrap();
+        poller
+            .add(waker.as_raw_fd(), token, Interest::READ, Mode::Edge)
+            .unwrap();
     }
     let mut events = Events::new();
     let mut tokens = Vec::new();
@@ -177,7 +221,9 @@ fn registrations_change_while_another_thread_waits() {
             poller.wait(&mut events, None).unwrap();
             events.iter().next().map(|event| event.token)
         });
-        poller.add(a.as_raw_fd(), 9, Interest::READ, Mode::Level).unwrap();
+        poller
+            .add(a.as_raw_fd(), 9, Interest::READ, Mode::Level)
+            .unwrap();
         b.write_all(b"x").unwrap();
         assert_eq!(waiting.join().unwrap(), Some(9));
     });
@@ -193,7 +239,10 @@ fn a_signal_ends_the_wait() {
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as extern "C" fn(libc::c_int) as libc::sighandler_t;
-        assert_eq!(libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()), 0);
+        assert_eq!(
+            libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()),
+            0
+        );
     }
     let poller = Poller::new().unwrap();
     // SAFETY: no argument.
@@ -223,14 +272,18 @@ fn a_signal_ends_the_wait() {
 fn a_waker_s_wakes_count_as_one_and_each_is_an_edge() {
     let poller = Poller::new().unwrap();
     let waker = Waker::new().unwrap();
-    poller.add(waker.as_raw_fd(), 1, Interest::READ, Mode::Edge).unwrap();
+    poller
+        .add(waker.as_raw_fd(), 1, Interest::READ, Mode::Edge)
+        .unwrap();
     for _ in 0..3 {
         waker.wake();
         waker.wake();
         assert_eq!(look(&poller).len(), 1); // never drained
     }
     waker.drain();
-    poller.modify(waker.as_raw_fd(), 1, Interest::READ, Mode::Level).unwrap();
+    poller
+        .modify(waker.as_raw_fd(), 1, Interest::READ, Mode::Level)
+        .unwrap();
     assert_eq!(look(&poller), []);
     waker.wake();
     assert_eq!(look(&poller).len(), 1);
@@ -244,7 +297,9 @@ fn a_waker_s_wakes_count_as_one_and_each_is_an_edge() {
 fn a_waker_full_of_wakes_still_wakes() {
     let poller = Poller::new().unwrap();
     let waker = Waker::new().unwrap();
-    poller.add(waker.as_raw_fd(), 1, Interest::READ, Mode::Edge).unwrap();
+    poller
+        .add(waker.as_raw_fd(), 1, Interest::READ, Mode::Edge)
+        .unwrap();
     let most = u64::MAX - 1;
     // SAFETY: eight bytes of this frame.
     let written = unsafe { libc::write(waker.as_raw_fd(), (&raw const most).cast(), 8) };
@@ -269,8 +324,12 @@ fn nothing_is_inherited_by_another_program() {
 fn pollers_nest() {
     let (inner, outer) = (Poller::new().unwrap(), Poller::new().unwrap());
     let (a, mut b) = pair();
-    outer.add(inner.as_raw_fd(), 1, Interest::READ, Mode::Level).unwrap();
-    inner.add(a.as_raw_fd(), 2, Interest::READ, Mode::Level).unwrap();
+    outer
+        .add(inner.as_raw_fd(), 1, Interest::READ, Mode::Level)
+        .unwrap();
+    inner
+        .add(a.as_raw_fd(), 2, Interest::READ, Mode::Level)
+        .unwrap();
     assert_eq!(look(&outer), []);
     b.write_all(b"x").unwrap();
     assert_eq!(look(&outer).len(), 1);

@@ -45,20 +45,28 @@ fn a_full_socket_takes_part_and_then_would_block() {
     let megabyte = vec![0; 1 << 20];
     let taken = stream::send(a.as_raw_fd(), &megabyte).unwrap();
     assert!(taken < megabyte.len());
-    let full = std::iter::repeat_with(|| stream::send(a.as_raw_fd(), &megabyte)).find_map(Result::err);
+    let full =
+        std::iter::repeat_with(|| stream::send(a.as_raw_fd(), &megabyte)).find_map(Result::err);
     assert_eq!(full.unwrap().kind(), ErrorKind::WouldBlock);
 }
 
 #[test]
 fn slices_go_in_order_and_too_many_are_a_short_write() {
     let (a, mut b) = pair();
-    let slices = [IoSlice::new(b"one "), IoSlice::new(b""), IoSlice::new(b"two")];
+    let slices = [
+        IoSlice::new(b"one "),
+        IoSlice::new(b""),
+        IoSlice::new(b"two"),
+    ];
     assert_eq!(stream::send_vectored(a.as_raw_fd(), &slices).unwrap(), 7);
     let mut bytes = [0; 7];
     b.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"one two");
     let many = vec![IoSlice::new(b"x"); stream::MAX_SLICES + 500];
-    assert_eq!(stream::send_vectored(a.as_raw_fd(), &many).unwrap(), stream::MAX_SLICES);
+    assert_eq!(
+        stream::send_vectored(a.as_raw_fd(), &many).unwrap(),
+        stream::MAX_SLICES
+    );
 }
 
 #[test]
@@ -68,7 +76,10 @@ fn a_peer_that_is_gone_is_an_error_and_no_signal() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let (a, b) = pair();
     drop(b);
-    assert_eq!(stream::send(a.as_raw_fd(), b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+    assert_eq!(
+        stream::send(a.as_raw_fd(), b"x").unwrap_err().kind(),
+        ErrorKind::BrokenPipe
+    );
     let vectored = stream::send_vectored(a.as_raw_fd(), &[IoSlice::new(b"x")]);
     assert_eq!(vectored.unwrap_err().kind(), ErrorKind::BrokenPipe);
 }
@@ -77,12 +88,22 @@ fn a_peer_that_is_gone_is_an_error_and_no_signal() {
 fn an_accepted_connection_is_non_blocking_and_closed_on_exec() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
-    assert_eq!(stream::accept(listener.as_raw_fd()).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(
+        stream::accept(listener.as_raw_fd()).unwrap_err().kind(),
+        ErrorKind::WouldBlock
+    );
     let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let connection = stream::accept(listener.as_raw_fd()).unwrap();
     stream::set_nodelay(connection.as_raw_fd()).unwrap();
-    assert!(stream::take_error(connection.as_raw_fd()).unwrap().is_none());
-    assert_eq!(recv(&connection, 1).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert!(
+        stream::take_error(connection.as_raw_fd())
+            .unwrap()
+            .is_none()
+    );
+    assert_eq!(
+        recv(&connection, 1).unwrap_err().kind(),
+        ErrorKind::WouldBlock
+    );
     // SAFETY: no pointer is passed.
     let flags = unsafe { libc::fcntl(connection.as_raw_fd(), libc::F_GETFD) };
     assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
@@ -91,15 +112,29 @@ fn an_accepted_connection_is_non_blocking_and_closed_on_exec() {
 #[test]
 fn a_refused_connect_is_a_pending_error_and_taken_once() {
     // A port that was just ours and listens no more.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let std::net::SocketAddr::V4(address) = address else { return };
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let std::net::SocketAddr::V4(address) = address else {
+        return;
+    };
     use rustix::net;
     let flags = net::SocketFlags::NONBLOCK;
-    let socket = net::socket_with(net::AddressFamily::INET, net::SocketType::STREAM, flags, None).unwrap();
+    let socket = net::socket_with(
+        net::AddressFamily::INET,
+        net::SocketType::STREAM,
+        flags,
+        None,
+    )
+    .unwrap();
     match net::connect(&socket, &address) {
         // The usual way: the refusal comes later.
         Err(rustix::io::Errno::INPROGRESS) => {
-            let mut wait = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::OUT)];
+            let mut wait = [rustix::event::PollFd::new(
+                &socket,
+                rustix::event::PollFlags::OUT,
+            )];
             rustix::event::poll(&mut wait, None).unwrap();
             let error = stream::take_error(socket.as_raw_fd()).unwrap().unwrap();
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);

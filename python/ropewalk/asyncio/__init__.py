@@ -15,7 +15,7 @@ from ropewalk.asyncio._loop import EventLoop, new_event_loop
 from ropewalk.asyncio._run import Runner, run
 from ropewalk.asyncio._transport import SocketTransport
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     *_asyncio.__all__,
     "EventLoop",
     "EventLoopPolicy",

@@ -18,7 +18,7 @@ from typing import Any
 
 from ropewalk.asyncio._loop import EventLoop, new_event_loop
 
-_DefaultPolicy: Any = asyncio.unix_events._UnixDefaultEventLoopPolicy  # type: ignore[attr-defined]
+_DefaultPolicy: Any = asyncio.unix_events._UnixDefaultEventLoopPolicy
 _lock = threading.Lock()
 _replaced: list[tuple[Any, str, Any]] = []
 

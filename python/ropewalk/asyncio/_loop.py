@@ -63,13 +63,14 @@ class _Ready:
     """The ready queue as asyncio's inherited code appends to it."""
 
     def __init__(self, loop: EventLoop) -> None:
-        self._loop = weakref.proxy(loop)
+        self._loop: Any = weakref.proxy(loop)
 
     def append(self, handle: asyncio.Handle) -> None:
         self._loop._enqueue(handle)
 
     def __len__(self) -> int:
-        return self._loop._ready_count()
+        count: int = self._loop._ready_count()
+        return count
 
     def clear(self) -> None:
         """Nothing to clear: ``_core.Loop._close`` empties the queue."""
@@ -109,10 +110,8 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
             self._check_running()
             self._set_coroutine_origin_tracking(self._debug)
             self._old_agen_hooks = sys.get_asyncgen_hooks()
-            self._thread_id = threading.get_ident()
-            sys.set_asyncgen_hooks(
-                firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook
-            )
+            self._thread_id: int | None = threading.get_ident()
+            sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
             asyncio.events._set_running_loop(self)
 
         def _run_forever_cleanup(self) -> None:
@@ -158,11 +157,17 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
         self._set_debug(bool(enabled))
         super().set_debug(enabled)
 
+    def set_task_factory(self, factory: Any) -> None:
+        """Set a task factory that ``create_task`` uses; ``None`` is the default, ``asyncio.Task``."""
+        super().set_task_factory(factory)
+        self._set_makes_own_tasks(factory is not None)
+
     # Callbacks: the plain forms, for debug mode and unusual arguments -----------------------------------------
 
     _plain_call_soon = _Base.call_soon
     _plain_call_soon_threadsafe = _Base.call_soon_threadsafe
     _plain_call_later = _Base.call_later
+    _plain_create_task = _Base.create_task
 
     def _plain_call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
         if when is None:
@@ -180,12 +185,12 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
 
     def _run_handle(self, handle: Any) -> None:
         """Run a handle by its own method; in debug mode say so if it took long."""
-        if handle._cancelled:
-            return
-        if not self._debug:
-            handle._run()
-            return
         try:
+            if handle._cancelled:
+                return
+            if not self._debug:
+                handle._run()
+                return
             self._current_handle = handle
             began = self.time()
             handle._run()
@@ -195,6 +200,9 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
                 logger.warning("Executing %s took %.3f seconds", name, took)
         finally:
             self._current_handle = None
+            # An exception that a task keeps has this frame in its traceback: the handle, which has the task,
+            # would keep all of them alive.
+            handle = None
 
     def _callback_failed(self, handle: Any, error: BaseException) -> None:
         callback = asyncio.format_helpers._format_callback_source(handle._callback, handle._args or ())
@@ -220,7 +228,10 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
         context: Any = None,
     ) -> SocketTransport:
         self._ensure_fd_no_transport(sock)
-        return self._make_transport(SocketTransport, sock, protocol, waiter, extra, server, context)
+        transport: SocketTransport = self._make_transport(
+            SocketTransport, sock, protocol, waiter, extra, server, context
+        )
+        return transport
 
     def _make_ssl_transport(
         self,
@@ -270,9 +281,7 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
             timeouts["context"] = context
         super()._start_serving(protocol_factory, sock, sslcontext, server, backlog, *rest, **timeouts)
 
-    def _accept_failed(
-        self, error: OSError, sock: Any, factory: Any, server: Any, backlog: int, context: Any
-    ) -> None:
+    def _accept_failed(self, error: OSError, sock: Any, factory: Any, server: Any, backlog: int, context: Any) -> None:
         """Stop accepting for a while: out of descriptors or memory, a listening socket stays ready."""
         if error.errno not in _OUT_OF_RESOURCES:
             raise error

@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
-class Runner(asyncio.Runner):
+class Runner(asyncio.Runner):  # type: ignore[misc]  # final for type checkers alone
     """``asyncio.Runner`` whose default event loop is ropewalk's.
 
     See https://docs.python.org/3/library/asyncio-runner.html#asyncio.Runner.

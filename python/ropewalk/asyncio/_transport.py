@@ -24,7 +24,7 @@ class SocketTransport(_core.StreamTransport):
     """
 
     _start_tls_compatible = True
-    _sendfile_compatible = asyncio.constants._SendfileMode.TRY_NATIVE  # type: ignore[attr-defined]
+    _sendfile_compatible = asyncio.constants._SendfileMode.TRY_NATIVE
 
     def _make_extra(self, given: dict[str, Any] | None) -> dict[str, Any]:
         sock = self._sock

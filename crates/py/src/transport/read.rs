@@ -47,9 +47,11 @@ impl ReadBuffer {
             return Ok(None);
         }
         // SAFETY: that many bytes were written; the object copies them.
-        let bytes = unsafe { ffi::PyBytes_FromStringAndSize(self.0.as_ptr().cast(), count.cast_signed()) };
+        let bytes =
+            unsafe { ffi::PyBytes_FromStringAndSize(self.0.as_ptr().cast(), count.cast_signed()) };
         // SAFETY: a new reference or NULL with an exception set.
-        let bytes = unsafe { Obj::from_owned(bytes) }.ok_or_else(|| Failure::Python(PyErr::fetch(py)))?;
+        let bytes =
+            unsafe { Obj::from_owned(bytes) }.ok_or_else(|| Failure::Python(PyErr::fetch(py)))?;
         Ok(Some((bytes, count == self.0.len())))
     }
 }
@@ -112,8 +114,12 @@ pub(super) fn go_on(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult
 pub(super) fn once(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult<()> {
     let py = slf.py();
     let body = transport.body()?;
-    let (protocol, style, bulk) = body.with(py, |state| (state.protocol.clone(), state.style, state.bulk));
-    let Some(protocol) = protocol else { return Ok(()) };
+    let (protocol, style, bulk) = body.with(py, |state| {
+        (state.protocol.clone(), state.style, state.bulk)
+    });
+    let Some(protocol) = protocol else {
+        return Ok(());
+    };
     match style {
         Style::Data => data(slf, transport, body, &protocol, bulk),
         Style::Buffer => buffer(slf, transport, body, &protocol),
@@ -130,31 +136,51 @@ fn data(
 ) -> PyResult<()> {
     let py = slf.py();
     let read = if bulk {
-        read_bulk(py, body.fd).map(|read| read.map(|(bytes, count)| (bytes, count == BULK, count >= SMALL / 2)))
+        read_bulk(py, body.fd)
+            .map(|read| read.map(|(bytes, count)| (bytes, count == BULK, count >= SMALL / 2)))
     } else {
         slf.get()
             .read_buffer
             .with(py, |buffer| buffer.read(py, body.fd))
             .map(|read| read.map(|(bytes, full)| (bytes, full, full)))
     };
-    let Some((bytes, full, bulk)) = settle(slf, transport, body, read)? else { return Ok(()) };
+    let Some((bytes, full, bulk)) = settle(slf, transport, body, read)? else {
+        return Ok(());
+    };
     body.with(py, |state| {
         state.bulk = bulk;
         state.readable = full || state.hangup;
     });
     let heard = in_context(py, &body.context, || {
-        protocol.bind(py).call_method1(intern!(py, "data_received"), (bytes.into_bound(py),)).map(drop)
+        protocol
+            .bind(py)
+            .call_method1(intern!(py, "data_received"), (bytes.into_bound(py),))
+            .map(drop)
     });
-    finish(slf, transport, heard, "Fatal error: protocol.data_received() call failed.")
+    finish(
+        slf,
+        transport,
+        heard,
+        "Fatal error: protocol.data_received() call failed.",
+    )
 }
 
-fn buffer(slf: &Bound<'_, Loop>, transport: &TransportRef, body: &Body, protocol: &Obj) -> PyResult<()> {
+fn buffer(
+    slf: &Bound<'_, Loop>,
+    transport: &TransportRef,
+    body: &Body,
+    protocol: &Obj,
+) -> PyResult<()> {
     let py = slf.py();
     let lent = in_context(py, &body.context, || {
-        let object = protocol.bind(py).call_method1(intern!(py, "get_buffer"), (-1,))?;
+        let object = protocol
+            .bind(py)
+            .call_method1(intern!(py, "get_buffer"), (-1,))?;
         let view = PyUntypedBuffer::get(&object)?;
         if view.len_bytes() == 0 {
-            return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+            return Err(PyRuntimeError::new_err(
+                "get_buffer() returned an empty buffer",
+            ));
         }
         if view.readonly() || !view.is_c_contiguous() {
             return Err(pyo3::exceptions::PyTypeError::new_err(
@@ -166,12 +192,18 @@ fn buffer(slf: &Bound<'_, Loop>, transport: &TransportRef, body: &Body, protocol
     let view = match lent {
         Ok(view) => view,
         Err(error) => {
-            return finish(slf, transport, Err(error), "Fatal error: protocol.get_buffer() call failed.");
+            return finish(
+                slf,
+                transport,
+                Err(error),
+                "Fatal error: protocol.get_buffer() call failed.",
+            );
         }
     };
     let room = view.len_bytes();
     // SAFETY: the view keeps the memory in place and is writable; `recv` only ever writes initialised bytes.
-    let space = unsafe { slice::from_raw_parts_mut(view.buf_ptr().cast::<MaybeUninit<u8>>(), room) };
+    let space =
+        unsafe { slice::from_raw_parts_mut(view.buf_ptr().cast::<MaybeUninit<u8>>(), room) };
     let read = match stream::recv(body.fd, space) {
         Ok(0) => Ok(None),
         Ok(count) => Ok(Some(count)),
@@ -179,12 +211,22 @@ fn buffer(slf: &Bound<'_, Loop>, transport: &TransportRef, body: &Body, protocol
     };
     // The buffer is the protocol's again before it hears of it: it may want to resize it.
     drop(view);
-    let Some(count) = settle(slf, transport, body, read)? else { return Ok(()) };
+    let Some(count) = settle(slf, transport, body, read)? else {
+        return Ok(());
+    };
     body.with(py, |state| state.readable = count == room || state.hangup);
     let heard = in_context(py, &body.context, || {
-        protocol.bind(py).call_method1(intern!(py, "buffer_updated"), (count,)).map(drop)
+        protocol
+            .bind(py)
+            .call_method1(intern!(py, "buffer_updated"), (count,))
+            .map(drop)
     });
-    finish(slf, transport, heard, "Fatal error: protocol.buffer_updated() call failed.")
+    finish(
+        slf,
+        transport,
+        heard,
+        "Fatal error: protocol.buffer_updated() call failed.",
+    )
 }
 
 /// What came, or `None` after whatever else happened was dealt with.
@@ -207,7 +249,13 @@ fn settle<T>(
                 Failure::System(error) => error.into(),
                 Failure::Python(error) => error,
             };
-            fatal(slf, transport, "Fatal read error on socket transport", error).map(|()| None)
+            fatal(
+                slf,
+                transport,
+                "Fatal read error on socket transport",
+                error,
+            )
+            .map(|()| None)
         }
     }
 }
@@ -239,9 +287,14 @@ fn end_of_stream(slf: &Bound<'_, Loop>, transport: &TransportRef, body: &Body) -
         state.readable = false;
         state.protocol.clone()
     });
-    let Some(protocol) = protocol else { return Ok(()) };
+    let Some(protocol) = protocol else {
+        return Ok(());
+    };
     let answer = in_context(py, &body.context, || {
-        protocol.bind(py).call_method0(intern!(py, "eof_received"))?.is_truthy()
+        protocol
+            .bind(py)
+            .call_method0(intern!(py, "eof_received"))?
+            .is_truthy()
     });
     match answer {
         Ok(true) => Ok(()),
@@ -249,6 +302,11 @@ fn end_of_stream(slf: &Bound<'_, Loop>, transport: &TransportRef, body: &Body) -
             // SAFETY: `close` returns an owned `None`.
             drop(unsafe { Obj::from_owned(none) });
         }),
-        Err(error) => finish(slf, transport, Err(error), "Fatal error: protocol.eof_received() call failed."),
+        Err(error) => finish(
+            slf,
+            transport,
+            Err(error),
+            "Fatal error: protocol.eof_received() call failed.",
+        ),
     }
 }

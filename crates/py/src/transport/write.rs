@@ -44,9 +44,15 @@ impl Chunk {
             Self::Shared(bytes, offset) => {
                 // SAFETY: an exact bytes object, which is immutable and alive as long as the chunk. Looking
                 // at it runs no Python code, and the chunk is touched only while attached.
-                let all = unsafe { bytes.bind(Python::assume_attached()).cast_unchecked::<PyBytes>() };
+                let all = unsafe {
+                    bytes
+                        .bind(Python::assume_attached())
+                        .cast_unchecked::<PyBytes>()
+                };
                 // SAFETY: the memory is the object's, which the chunk keeps.
-                let all: &[u8] = unsafe { std::slice::from_raw_parts(all.as_bytes().as_ptr(), all.as_bytes().len()) };
+                let all: &[u8] = unsafe {
+                    std::slice::from_raw_parts(all.as_bytes().as_ptr(), all.as_bytes().len())
+                };
                 &all[*offset..]
             }
             Self::Copied(bytes, offset) => &bytes[*offset..],
@@ -110,7 +116,11 @@ pub(super) fn methods() -> Vec<ffi::PyMethodDef> {
         method!(c"can_write_eof", noargs, can_write_eof),
         method!(c"get_write_buffer_size", noargs, get_write_buffer_size),
         method!(c"get_write_buffer_limits", noargs, get_write_buffer_limits),
-        method!(c"set_write_buffer_limits", keywords, set_write_buffer_limits),
+        method!(
+            c"set_write_buffer_limits",
+            keywords,
+            set_write_buffer_limits
+        ),
         method!(c"_make_empty_waiter", noargs, make_empty_waiter),
         method!(c"_reset_empty_waiter", noargs, reset_empty_waiter),
     ]
@@ -131,17 +141,25 @@ impl State {
     /// The `RuntimeError`s of asyncio's transports.
     fn way(&mut self, name: &str, sending: &str) -> PyResult<Way> {
         if self.eof {
-            return Err(PyRuntimeError::new_err(format!("Cannot call {name}() after write_eof()")));
+            return Err(PyRuntimeError::new_err(format!(
+                "Cannot call {name}() after write_eof()"
+            )));
         }
         if self.empty_waiter.is_some() {
-            return Err(PyRuntimeError::new_err(format!("unable to {sending}; sendfile is in progress")));
+            return Err(PyRuntimeError::new_err(format!(
+                "unable to {sending}; sendfile is in progress"
+            )));
         }
         if self.conn_lost > 0 {
             let log = self.conn_lost >= LOG_THRESHOLD_FOR_CONNLOST_WRITES;
             self.conn_lost = self.conn_lost.saturating_add(1);
             return Ok(Way::Lost(log));
         }
-        Ok(if self.output.is_empty() { Way::Send } else { Way::Queue })
+        Ok(if self.output.is_empty() {
+            Way::Send
+        } else {
+            Way::Queue
+        })
     }
 }
 
@@ -182,7 +200,13 @@ fn write(py: Python<'_>, object: Ref<'_, '_>, data: Ref<'_, '_>) -> Returned {
     })?;
     let rest = match way {
         None => return heap::none(py),
-        Some(Way::Lost(log)) => return if log { log_lost_write(py) } else { heap::none(py) },
+        Some(Way::Lost(log)) => {
+            return if log {
+                log_lost_write(py)
+            } else {
+                heap::none(py)
+            };
+        }
         Some(Way::Queue) => bytes,
         Some(Way::Send) => match body.with(py, |_| stream::send(body.fd, bytes)) {
             Ok(count) if count == bytes.len() => return heap::none(py),
@@ -212,7 +236,9 @@ fn write(py: Python<'_>, object: Ref<'_, '_>, data: Ref<'_, '_>) -> Returned {
 fn contiguous(data: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
     let view = PyUntypedBuffer::get(data)?;
     if !view.is_c_contiguous() {
-        return Err(pyo3::exceptions::PyBufferError::new_err("memoryview: underlying buffer is not C-contiguous"));
+        return Err(pyo3::exceptions::PyBufferError::new_err(
+            "memoryview: underlying buffer is not C-contiguous",
+        ));
     }
     Ok(view)
 }
@@ -229,7 +255,9 @@ fn writelines(py: Python<'_>, object: Ref<'_, '_>, lines: Ref<'_, '_>) -> Return
         } else {
             let view = contiguous(&line)?;
             // SAFETY: as in `write`; the bytes are copied at once.
-            let bytes = unsafe { std::slice::from_raw_parts(view.buf_ptr().cast::<u8>(), view.len_bytes()) };
+            let bytes = unsafe {
+                std::slice::from_raw_parts(view.buf_ptr().cast::<u8>(), view.len_bytes())
+            };
             chunks.push(Chunk::Copied(bytes.into(), 0));
             views.push(view);
         }
@@ -244,13 +272,12 @@ fn writelines(py: Python<'_>, object: Ref<'_, '_>, lines: Ref<'_, '_>) -> Return
     })?;
     match way {
         None => {}
-        Some(Way::Lost(log)) => {
-            if log {
-                log_lost_write(py)?;
-            }
-        }
+        Some(Way::Lost(false)) => {}
+        Some(Way::Lost(true)) => return log_lost_write(py),
         Some(way) => {
-            body.with(py, |state| chunks.drain(..).for_each(|chunk| state.output.push(chunk)));
+            body.with(py, |state| {
+                chunks.drain(..).for_each(|chunk| state.output.push(chunk))
+            });
             if matches!(way, Way::Send) {
                 flush(&transport.owner(py)?, &transport)?;
             }
@@ -267,8 +294,13 @@ pub(super) fn flush(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult
     let mut spent = Spent(Vec::new());
     let written = body.with(py, |state| {
         while !state.output.is_empty() {
-            let slices: Vec<IoSlice<'_>> =
-                state.output.chunks.iter().take(stream::MAX_SLICES).map(|chunk| IoSlice::new(chunk.rest())).collect();
+            let slices: Vec<IoSlice<'_>> = state
+                .output
+                .chunks
+                .iter()
+                .take(stream::MAX_SLICES)
+                .map(|chunk| IoSlice::new(chunk.rest()))
+                .collect();
             match stream::send_vectored(body.fd, &slices) {
                 Ok(count) => state.output.sent(count, &mut spent),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -285,9 +317,16 @@ pub(super) fn flush(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult
         let waiter = body.with(py, |state| state.empty_waiter.clone());
         let error: PyErr = error.into();
         let value: Obj = error.value(py).into();
-        fatal(slf, transport, "Fatal write error on socket transport", error)?;
+        fatal(
+            slf,
+            transport,
+            "Fatal write error on socket transport",
+            error,
+        )?;
         if let Some(waiter) = waiter {
-            waiter.bind(py).call_method1(intern!(py, "set_exception"), (value.bind(py),))?;
+            waiter
+                .bind(py)
+                .call_method1(intern!(py, "set_exception"), (value.bind(py),))?;
         }
         return Ok(());
     }
@@ -317,7 +356,9 @@ fn drained(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult<()> {
         }
     }
     if ends {
-        return slf.get().enqueue(py, crate::eventloop::Task::Lost(transport.clone()));
+        return slf
+            .get()
+            .enqueue(py, crate::eventloop::Task::Lost(transport.clone()));
     }
     if shuts {
         // The peer may be gone already, which the next read or write tells.
@@ -334,10 +375,17 @@ fn maybe_pause(py: Python<'_>, transport: &TransportRef) -> PyResult<()> {
         state.protocol_paused = true;
         state.protocol.clone()
     });
-    let Some(protocol) = paused else { return Ok(()) };
+    let Some(protocol) = paused else {
+        return Ok(());
+    };
     match protocol.bind(py).call_method0(intern!(py, "pause_writing")) {
         Ok(_) => Ok(()),
-        Err(error) => complain(&transport.owner(py)?, transport, "protocol.pause_writing() failed", error),
+        Err(error) => complain(
+            &transport.owner(py)?,
+            transport,
+            "protocol.pause_writing() failed",
+            error,
+        ),
     }
 }
 
@@ -350,8 +398,13 @@ fn maybe_resume(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult<()>
         state.protocol_paused = false;
         state.protocol.clone()
     });
-    let Some(protocol) = resumed else { return Ok(()) };
-    match protocol.bind(py).call_method0(intern!(py, "resume_writing")) {
+    let Some(protocol) = resumed else {
+        return Ok(());
+    };
+    match protocol
+        .bind(py)
+        .call_method0(intern!(py, "resume_writing"))
+    {
         Ok(_) => Ok(()),
         Err(error) => complain(slf, transport, "protocol.resume_writing() failed", error),
     }
@@ -388,17 +441,26 @@ fn get_write_buffer_limits(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
 }
 
 /// `set_write_buffer_limits(high=None, low=None)`
-fn set_write_buffer_limits(py: Python<'_>, object: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
+fn set_write_buffer_limits(
+    py: Python<'_>,
+    object: Ref<'_, '_>,
+    given: Arguments<'_, '_>,
+) -> Returned {
     let [high, low] = given.named_or_positional(py, "set_write_buffer_limits", ["high", "low"])?;
-    let size = |given: Option<Bound<'_, PyAny>>| given.map(|size| size.extract::<i128>()).transpose();
+    let size =
+        |given: Option<Bound<'_, PyAny>>| given.map(|size| size.extract::<i128>()).transpose();
     let (high, low) = (size(high)?, size(low)?);
     let high = high.unwrap_or_else(|| low.map_or(64 * 1024, |low| low.saturating_mul(4)));
     let low = low.unwrap_or(high / 4);
     if !(high >= low && low >= 0) {
-        return Err(PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0")));
+        return Err(PyValueError::new_err(format!(
+            "high ({high}) must be >= low ({low}) must be >= 0"
+        )));
     }
     let limit = |size: i128| usize::try_from(size).unwrap_or(usize::MAX);
-    look(py, object, |state| (state.high, state.low) = (limit(high), limit(low)))?;
+    look(py, object, |state| {
+        (state.high, state.low) = (limit(high), limit(low))
+    })?;
     maybe_pause(py, &this(object))?;
     heap::none(py)
 }
@@ -410,7 +472,9 @@ fn make_empty_waiter(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
     if body.with(py, |state| state.empty_waiter.is_some()) {
         return Err(PyRuntimeError::new_err("Empty waiter is already set"));
     }
-    let waiter = transport.owner(py)?.call_method0(intern!(py, "create_future"))?;
+    let waiter = transport
+        .owner(py)?
+        .call_method0(intern!(py, "create_future"))?;
     let ours: Obj = (&waiter).into();
     let empty = body.with(py, |state| {
         state.empty_waiter = Some(ours);
@@ -424,9 +488,12 @@ fn make_empty_waiter(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
 
 fn reset_empty_waiter(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
     let transport = this(object);
-    let (waiter, open) = transport
-        .body()?
-        .with(py, |state| (state.empty_waiter.take(), !matches!(state.socket, Socket::Closed)));
+    let (waiter, open) = transport.body()?.with(py, |state| {
+        (
+            state.empty_waiter.take(),
+            !matches!(state.socket, Socket::Closed),
+        )
+    });
     drop(waiter);
     if open {
         super::read::go_on(&transport.owner(py)?, &transport)?;

@@ -177,7 +177,9 @@ mod tests {
         MILLISECONDS_ONLY.store(true, Ordering::Relaxed);
         for nanos in [1, 900_000, 1_000_001, 2_999_999] {
             let start = crate::clock::now();
-            selector.wait(&mut list, Some(Duration::from_nanos(nanos))).unwrap();
+            selector
+                .wait(&mut list, Some(Duration::from_nanos(nanos)))
+                .unwrap();
             let slept = crate::clock::now() - start;
             assert!(slept >= nanos, "{slept} of {nanos}");
         }
