@@ -60,7 +60,8 @@ impl Task {
 pub(crate) struct Loop {
     /// `None` once the loop is closed.
     reactor: Guarded<Option<Reactor<Task>>>,
-    remote: Remote<Task>,
+    /// The way in for other threads. Given up with the reactor: it holds the descriptors of the sleep.
+    remote: Guarded<Option<Remote<Task>>>,
     pub(crate) read_buffer: Guarded<ReadBuffer>,
     closed: AtomicBool,
     debug: AtomicBool,
@@ -173,7 +174,10 @@ impl Loop {
             return self.reactor(py, |reactor| reactor.push(task));
         }
         self.remote
-            .push(task)
+            .with(py, |remote| match remote {
+                Some(remote) => remote.push(task),
+                None => Err(task),
+            })
             .map_err(|_task| PyRuntimeError::new_err("Event loop is closed"))
     }
 }
@@ -200,7 +204,7 @@ impl Loop {
         let remote = reactor.remote();
         Ok(Self {
             reactor: Guarded::new(Some(reactor)),
-            remote,
+            remote: Guarded::new(Some(remote)),
             read_buffer: Guarded::new(ReadBuffer::new()),
             closed: AtomicBool::new(false),
             debug: AtomicBool::new(false),
@@ -376,9 +380,10 @@ impl Loop {
 
     fn __clear__(&self, py: Python<'_>) {
         let reactor = self.reactor.with(py, Option::take);
+        let remote = self.remote.with(py, Option::take);
         // Dropped here, outside of the guard: what goes may run Python code.
         let tasks = reactor.map(|mut reactor| reactor.drain());
-        drop(tasks);
+        drop((tasks, remote));
     }
 }
 
@@ -531,10 +536,7 @@ fn class_and_names<'py>(
 ) -> PyResult<(Bound<'py, PyAny>, &'py Bound<'py, PyTuple>)> {
     let (module, names) = cache.get_or_try_init(py, || {
         let module = py.import(module)?.into_any().unbind();
-        PyResult::Ok((
-            module,
-            PyTuple::new(py, [intern!(py, "loop")])?.unbind(),
-        ))
+        PyResult::Ok((module, PyTuple::new(py, [intern!(py, "loop")])?.unbind()))
     })?;
     Ok((module.bind(py).getattr(class)?, names.bind(py)))
 }

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::os::fd::RawFd;
 
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -27,6 +28,17 @@ struct Listener {
     backlog: usize,
     /// What `create_server` ran in; every connection gets a copy.
     context: Obj,
+}
+
+#[pymethods]
+impl Listener {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.class)?;
+        visit.call(&self.sock)?;
+        visit.call(&self.factory)?;
+        visit.call(&self.server)?;
+        visit.call(self.context.as_py())
+    }
 }
 
 /// Begins to accept.
@@ -72,6 +84,7 @@ pub(crate) fn listen(
 /// The job `Accept`.
 pub(crate) fn accept(slf: &Bound<'_, Loop>, listener: &Obj) -> PyResult<()> {
     let py = slf.py();
+    let ours = listener.as_ptr();
     let listener = listener
         .bind(py)
         .to_owned()
@@ -79,11 +92,11 @@ pub(crate) fn accept(slf: &Bound<'_, Loop>, listener: &Obj) -> PyResult<()> {
         .map_err(PyErr::from)?;
     let this = listener.get();
     for _ in 0..=this.backlog {
-        // The server may have been closed by what the last connection called.
-        if !slf
-            .get()
-            .reactor(py, |reactor| reactor.watched(this.fd, Side::Read).is_some())?
-        {
+        // What the last connection called may have closed the server, and opened another one on its number.
+        let goes_on = slf.get().reactor(py, |reactor| {
+            matches!(reactor.watched(this.fd, Side::Read), Some(Task::Accept(listener)) if listener.as_ptr() == ours)
+        })?;
+        if !goes_on {
             return Ok(());
         }
         match stream::accept(this.fd) {

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 
 use pyo3::exceptions::{PyConnectionError, PyImportError, PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyType};
+use pyo3::types::{PyDict, PyString, PyType};
 use pyo3::{ffi, intern};
 use ropewalk_reactor::{Job, Token};
 use ropewalk_sys::address::{self, Address};
@@ -322,36 +322,48 @@ pub(crate) fn accepted<'py>(
     .map(drop)
 }
 
-/// The job `Start`.
+/// The job `Start`. Whatever the protocol raises, reading begins and the waiter is told.
 pub(crate) fn start(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult<()> {
     let py = slf.py();
     let body = transport.body()?;
     let (protocol, waiter) = body.with(py, |state| (state.protocol.clone(), state.waiter.take()));
-    if let Some(protocol) = protocol {
-        let made = in_context(py, &body.context, || {
+    let made = protocol.map_or(Ok(()), |protocol| {
+        in_context(py, &body.context, || {
             protocol
                 .bind(py)
                 .call_method1(intern!(py, "connection_made"), (transport.0.bind(py),))
                 .map(drop)
-        });
-        if let Err(error) = made {
-            complain(
-                slf,
-                transport,
-                "Exception in protocol.connection_made()",
-                error,
-            )?;
-        }
-    }
+        })
+    });
+    let told = made.or_else(|error| {
+        complain(
+            slf,
+            transport,
+            "Exception in protocol.connection_made()",
+            error,
+        )
+    });
     body.with(py, |state| state.started = true);
-    if let Some(waiter) = waiter {
-        // Only now may the one who waits for the connection go on.
-        let waiter = waiter.bind(py);
-        if !waiter.call_method0(intern!(py, "done"))?.is_truthy()? {
-            waiter.call_method1(intern!(py, "set_result"), (py.None(),))?;
-        }
+    // Only now may the one who waits for the connection go on.
+    let woken = waiter.map_or(Ok(()), |waiter| {
+        settle(py, &waiter, intern!(py, "set_result"), &py.None())
+    });
+    let reads = read::go_on(slf, transport);
+    told.and(woken).and(reads)
+}
+
+/// Gives a future its result or exception, unless it is done or cancelled already.
+fn settle(
+    py: Python<'_>,
+    future: &Obj,
+    how: &Bound<'_, PyString>,
+    value: &Py<PyAny>,
+) -> PyResult<()> {
+    let future = future.bind(py);
+    if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
+        future.call_method1(how, (value,))?;
     }
-    read::go_on(slf, transport)
+    Ok(())
 }
 
 /// The job `Io`.
@@ -499,14 +511,11 @@ pub(crate) fn lost(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult<
     };
     let waiter = body.with(py, |state| state.empty_waiter.take());
     let released = release(py, transport);
-    if let Some(waiter) = waiter {
-        let waiter = waiter.bind(py);
-        if !waiter.call_method0(intern!(py, "done"))?.is_truthy()? {
-            let error = PyConnectionError::new_err("Connection is closed by peer").into_value(py);
-            waiter.call_method1(intern!(py, "set_exception"), (error,))?;
-        }
-    }
-    told.and(released)
+    let failed = waiter.map_or(Ok(()), |waiter| {
+        let error = PyConnectionError::new_err("Connection is closed by peer").into_value(py);
+        settle(py, &waiter, intern!(py, "set_exception"), &error.into_any())
+    });
+    told.and(released).and(failed)
 }
 
 /// Lets go of the descriptor, the protocol and the server. Harmless when done already.
@@ -916,12 +925,7 @@ unsafe extern "C" fn traverse(
     let Some(raw) = CLASS.get() else { return 0 };
     // SAFETY: the collector traverses live, tracked objects; a body is whole or absent.
     unsafe {
-        // A Python subclass visits the type itself.
-        let answer = if ffi::Py_TYPE(object) == raw.as_ptr() {
-            raw.visit_slots(object, visit, arg)
-        } else {
-            0
-        };
+        let answer = raw.visit_slots(object, visit, arg);
         if answer != 0 {
             return answer;
         }

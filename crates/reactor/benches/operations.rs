@@ -1,7 +1,7 @@
 //! What one operation costs, in nanoseconds: `cargo bench -p ropewalk-reactor`.
 //!
-//! Plain timing, best of several rounds: these are a few instructions each, and the best round is the one that
-//! nothing else disturbed.
+//! Plain timing, best of several rounds: these are a few instructions each, and the best round is
+//! the one that nothing else disturbed.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 

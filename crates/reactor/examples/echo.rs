@@ -1,5 +1,5 @@
-//! An echo server on one thread: an attached listener, attached connections, a timer that watches over it all, and
-//! a client on another thread that checks every byte and pushes the order to stop.
+//! An echo server on one thread: an attached listener, attached connections, a timer that watches
+//! over it all, and a client on another thread that checks every byte and pushes the order to stop.
 //!
 //! ```console
 //! $ cargo run --release -p ropewalk-reactor --example echo
@@ -126,7 +126,8 @@ impl Server {
 }
 
 impl Connection {
-    /// Reads and writes until the socket will not. The end of the stream is an error like any other here.
+    /// Reads and writes until the socket will not. The end of the stream is an error like any other
+    /// here.
     fn serve(&mut self, buffer: &mut [MaybeUninit<u8>], readiness: Readiness) -> io::Result<()> {
         let fd = self.socket.as_raw_fd();
         if readiness.writable() {

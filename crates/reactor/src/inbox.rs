@@ -1,4 +1,5 @@
-//! Jobs from other threads: a queue behind a lock, and the [sleep protocol](crate::sleep) around it.
+//! Jobs from other threads: a queue behind a lock, and the [sleep protocol](crate::sleep) around
+//! it.
 
 use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
@@ -14,8 +15,8 @@ struct Queue<H> {
 pub(crate) struct Inbox<H, B> {
     bell: Arc<B>,
     queue: Mutex<Queue<H>>,
-    /// Set in a forked child: the inbox that took this one's place. A lock cannot be made anew in place, and this
-    /// one may be held by a thread that the fork left behind.
+    /// Set in a forked child: the inbox that took this one's place. A lock cannot be made anew in
+    /// place, and this one may be held by a thread that the fork left behind.
     successor: OnceLock<Arc<Self>>,
 }
 
@@ -32,7 +33,8 @@ impl<H, B: Bell> Inbox<H, B> {
         }
     }
 
-    /// Pushes from any thread, and wakes the loop if it sleeps. Gives the handle back if the inbox is closed.
+    /// Pushes from any thread, and wakes the loop if it sleeps. Gives the handle back if the inbox
+    /// is closed.
     pub(crate) fn push(&self, handle: H) -> Result<(), H> {
         let mut inbox = self;
         loop {
@@ -50,7 +52,8 @@ impl<H, B: Bell> Inbox<H, B> {
                 return Err(handle);
             }
             queue.handles.push(handle);
-            // Under the lock, a queue with something in it means NOTIFIED: only the first has to tell.
+            // Under the lock, a queue with something in it means NOTIFIED: only the first has to
+            // tell.
             let ring = queue.handles.len() == 1 && inbox.bell.sleep().notify();
             // The system call is made outside: the loop that it wakes will want the lock.
             drop(queue);
@@ -80,7 +83,8 @@ impl<H, B: Bell> Inbox<H, B> {
         }
     }
 
-    /// Has `next` take this inbox's place and takes what is in it, if the lock is not one of a vanished thread.
+    /// Has `next` take this inbox's place and takes what is in it, if the lock is not one of a
+    /// vanished thread.
     pub(crate) fn succeed(self: &Arc<Self>, next: &Arc<Self>, taken: &mut Vec<H>) {
         let queue = self.try_lock();
         let _ = self.successor.set(Arc::clone(next));
@@ -96,8 +100,8 @@ impl<H, B: Bell> Inbox<H, B> {
         }
     }
 
-    /// The lock's holder vanished in the middle of a push, so what it guards is in no state to be looked at or
-    /// even freed: it is leaked.
+    /// The lock's holder vanished in the middle of a push, so what it guards is in no state to be
+    /// looked at or even freed: it is leaked.
     fn leave_as_it_is(self: &Arc<Self>) {
         std::mem::forget(Arc::clone(self));
     }
@@ -129,13 +133,22 @@ impl<H> Remote<H> {
         Self { inbox }
     }
 
-    /// Makes `handle` ready in the next turn, after what was pushed before, and wakes the loop if it sleeps.
+    /// Makes `handle` ready in the next turn, after what was pushed before, and wakes the loop if
+    /// it sleeps.
     ///
     /// Gives the handle back once the reactor has been drained or dropped.
     pub fn push(&self, handle: H) -> Result<(), H> {
         self.inbox.push(handle)
     }
 }
+
+// Threads share a remote, and a handle only has to bear being sent.
+#[cfg(not(loom))]
+const _: () = {
+    const fn shareable<T: Send + Sync>() {}
+    shareable::<Remote<Box<dyn FnOnce() + Send>>>();
+    shareable::<Sleeper>();
+};
 
 impl<H> Clone for Remote<H> {
     fn clone(&self) -> Self {
@@ -177,8 +190,8 @@ mod tests {
         });
         is_held.recv().unwrap();
 
-        // SAFETY: the child uses the allocator, which the C library makes usable after a fork, and leaves by
-        // `_exit`, so that nothing of the parent's is run twice.
+        // SAFETY: the child uses the allocator, which the C library makes usable after a fork, and
+        // leaves by `_exit`, so that nothing of the parent's is run twice.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             let mut taken = Vec::new();

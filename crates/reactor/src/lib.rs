@@ -1,9 +1,9 @@
 //! A reactor without a language: ready queue, timers, readiness, children, cross-thread wake-ups.
 //!
-//! [`Reactor<H>`](Reactor) serves one event loop on one thread and is generic over `H`, the handle of what is to
-//! be called. It calls nothing itself. It is a data structure with a turn in three phases, made for language
-//! bindings, which must give up their interpreter's lock for the sleep alone and must never hold a lock of ours
-//! while user code runs:
+//! [`Reactor<H>`](Reactor) serves one event loop on one thread and is generic over `H`, the handle
+//! of what is to be called. It calls nothing itself. It is a data structure with a turn in three
+//! phases, made for language bindings, which must give up their interpreter's lock for the sleep
+//! alone and must never hold a lock of ours while user code runs:
 //!
 //! 1. [`Reactor::prepare`] decides whether this turn sleeps, looks or skips asking the system;
 //! 2. [`Sleeper::poll`] does so, *without the reactor*: nothing of it is borrowed meanwhile;
@@ -36,13 +36,14 @@
 //!
 //! # Handles are handed back
 //!
-//! Dropping an `H` may run user code (a finaliser), which may call the reactor again. So no method drops one:
-//! what is replaced, cancelled or removed is returned, and [`Reactor::drain`] returns all that is left.
+//! Dropping an `H` may run user code (a finaliser), which may call the reactor again. So no method
+//! drops one: what is replaced, cancelled or removed is returned, and [`Reactor::drain`] returns
+//! all that is left.
 //!
 //! # Non-goals
 //!
-//! Running the handles; signals (a binding has the language's own wake-up descriptor and watches it); name
-//! resolution and files (thread pools); several reactors balancing work between them.
+//! Running the handles; signals (a binding has the language's own wake-up descriptor and watches
+//! it); name resolution and files (thread pools); several reactors balancing work between them.
 
 mod inbox;
 #[cfg(all(test, loom))]

@@ -1,4 +1,5 @@
-//! The [sleep protocol](crate::sleep) under the model checker: every interleaving of pushers, loop and bell.
+//! The [sleep protocol](crate::sleep) under the model checker: every interleaving of pushers, loop
+//! and bell.
 //!
 //! A lost wake-up shows as a deadlock, which the checker reports.
 
@@ -65,7 +66,8 @@ impl Bell for ModelBell {
 
 type ModelInbox = Inbox<u32, ModelBell>;
 
-/// Turns of a loop that does nothing else, until `count` handles have come. Returns them, and the sleeps it took.
+/// Turns of a loop that does nothing else, until `count` handles have come. Returns them, and the
+/// sleeps it took.
 fn run(inbox: &ModelInbox, bell: &ModelBell, count: usize) -> (Vec<u32>, usize) {
     let (mut all, mut taken, mut sleeps) = (Vec::new(), Vec::new(), 0);
     while all.len() < count {
@@ -134,8 +136,8 @@ fn a_push_beside_close_is_refused_or_handed_back() {
     });
 }
 
-/// News without the queue, as [`Sleeper::wake`](crate::Sleeper::wake) brings it: what was written before it is
-/// seen by the turn that it brings about, by the orderings of the state alone.
+/// News without the queue, as [`Sleeper::wake`](crate::Sleeper::wake) brings it: what was written
+/// before it is seen by the turn that it brings about, by the orderings of the state alone.
 #[test]
 fn what_was_written_before_a_bare_wake_is_seen() {
     loom::model(|| {
@@ -159,7 +161,8 @@ fn what_was_written_before_a_bare_wake_is_seen() {
     });
 }
 
-/// A forked child's hand-over, without the fork: whoever knows only the old inbox reaches the new one.
+/// A forked child's hand-over, without the fork: whoever knows only the old inbox reaches the new
+/// one.
 #[test]
 fn pushes_after_a_succession_reach_the_new_inbox() {
     loom::model(|| {

@@ -14,11 +14,12 @@ use crate::registrations::{ChildKey, Refused, Registrations, Side, Token};
 use crate::sleep::{Bell, Sleeper};
 use crate::timers::{TimerKey, Timers};
 
-/// With work waiting, the system is asked at least every so many turns. Asking costs 300 ns and more, a turn of
-/// one callback less than that.
+/// With work waiting, the system is asked at least every so many turns. Asking costs 300 ns and
+/// more, a turn of one callback less than that.
 pub const LOOK_TURNS: u32 = 8;
 
-/// With work waiting, the system is asked at least every so many nanoseconds, however few turns that were.
+/// With work waiting, the system is asked at least every so many nanoseconds, however few turns
+/// that were.
 pub const LOOK_NANOS: Nanos = 50_000;
 
 /// Something to call, and why.
@@ -41,7 +42,8 @@ pub enum Plan {
     Sleep(Option<Duration>),
 }
 
-/// Ready queue, timers, readiness, children and cross-thread wake-ups of one event loop. See the [crate](crate).
+/// Ready queue, timers, readiness, children and cross-thread wake-ups of one event loop. See the
+/// [crate](crate).
 pub struct Reactor<H> {
     ready: VecDeque<Job<H>>,
     timers: Timers<H>,
@@ -62,7 +64,8 @@ pub struct Reactor<H> {
 
 impl<H> Drop for Reactor<H> {
     fn drop(&mut self) {
-        // A reactor that was not drained still must not leave its remotes pushing where nobody looks.
+        // A reactor that was not drained still must not leave its remotes pushing where nobody
+        // looks.
         self.inbox.close(&mut self.lost);
     }
 }
@@ -85,7 +88,7 @@ impl<H: Clone> Reactor<H> {
         })
     }
 
-    // Ready queue -------------------------------------------------------------------------------------------
+    // Ready queue
 
     /// Makes `handle` ready, after all that is.
     #[inline]
@@ -115,9 +118,10 @@ impl<H: Clone> Reactor<H> {
         self.ready.len()
     }
 
-    // Timers ------------------------------------------------------------------------------------------------
+    // Timers
 
-    /// Makes `handle` ready at `at`. Timers of one deadline become ready in the order in which they were added.
+    /// Makes `handle` ready at `at`. Timers of one deadline become ready in the order in which they
+    /// were added.
     #[inline]
     pub fn add_timer(&mut self, at: Nanos, handle: H) -> TimerKey {
         self.timers.add(at, handle)
@@ -136,18 +140,19 @@ impl<H: Clone> Reactor<H> {
         self.timers.len()
     }
 
-    // Readiness ---------------------------------------------------------------------------------------------
+    // Readiness
 
-    /// Makes `handle` ready in every turn in which `fd` is ready on `side`, until [`unwatch`](Self::unwatch).
-    /// Returns the handle that it replaces.
+    /// Makes `handle` ready in every turn in which `fd` is ready on `side`, until
+    /// [`unwatch`](Self::unwatch). Returns the handle that it replaces.
     ///
-    /// Fails with [`InvalidInput`](io::ErrorKind::InvalidInput) if `fd` is attached, and with what the system says
-    /// if it cannot be polled (`EBADF`: not open; `EPERM`: a regular file).
+    /// Fails with [`InvalidInput`](io::ErrorKind::InvalidInput) if `fd` is attached, and with what
+    /// the system says if it cannot be polled (`EBADF`: not open; `EPERM`: a regular file).
     pub fn watch(&mut self, fd: RawFd, side: Side, handle: H) -> Result<Option<H>, Refused<H>> {
         self.registrations.watch(&self.sleeper, fd, side, handle)
     }
 
-    /// Takes a watch back. `None` if there is none; a descriptor that was closed before is no error.
+    /// Takes a watch back. `None` if there is none; a descriptor that was closed before is no
+    /// error.
     pub fn unwatch(&mut self, fd: RawFd, side: Side) -> Option<H> {
         self.registrations.unwatch(&self.sleeper, fd, side)
     }
@@ -158,10 +163,12 @@ impl<H: Clone> Reactor<H> {
         self.registrations.watched(fd, side)
     }
 
-    /// Makes `handle` ready each time that `fd` turns ready, on either side: read and write until `WouldBlock`.
+    /// Makes `handle` ready each time that `fd` turns ready, on either side: read and write until
+    /// `WouldBlock`.
     ///
     /// The caller owns `fd` and [`detach`](Self::detach)es before it closes it. Fails with
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `fd` is watched or attached.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `fd` is watched or attached, so far as the
+    /// system knows (a kqueue does not tell: there the new one takes the old one's place).
     pub fn attach(&mut self, fd: RawFd, handle: H) -> Result<Token, Refused<H>> {
         self.registrations
             .attach(&self.sleeper, fd, handle, &mut self.lost)
@@ -178,10 +185,10 @@ impl<H: Clone> Reactor<H> {
         self.registrations.is_attached(fd)
     }
 
-    // Children ----------------------------------------------------------------------------------------------
+    // Children
 
-    /// Makes `handle` ready once, when process `pid` has ended, also if it has already. The child remains to be
-    /// reaped (see [`ropewalk_sys::child::reap`]).
+    /// Makes `handle` ready once, when process `pid` has ended, also if it has already. The child
+    /// remains to be reaped (see [`ropewalk_sys::child::reap`]).
     pub fn watch_child(&mut self, pid: i32, handle: H) -> Result<ChildKey, Refused<H>> {
         self.registrations
             .watch_child(&self.sleeper, pid, handle, &mut self.lost)
@@ -192,7 +199,7 @@ impl<H: Clone> Reactor<H> {
         self.registrations.unwatch_child(&self.sleeper, key)
     }
 
-    // Other threads -----------------------------------------------------------------------------------------
+    // Other threads
 
     /// What other threads push with.
     #[must_use]
@@ -206,15 +213,15 @@ impl<H: Clone> Reactor<H> {
         Arc::clone(&self.sleeper)
     }
 
-    // The turn ----------------------------------------------------------------------------------------------
+    // The turn
 
     /// The loop starts to run: its first turn asks the system, however short ago that was.
     pub fn begin_run(&mut self) {
         self.skipped = LOOK_TURNS;
     }
 
-    /// The first phase: decides what the second does. With nothing ready and `may_sleep`, that is to sleep until
-    /// the next timer.
+    /// The first phase: decides what the second does. With nothing ready and `may_sleep`, that is
+    /// to sleep until the next timer.
     pub fn prepare(&mut self, may_sleep: bool) -> Plan {
         self.clock = None;
         let next = self.timers.next();
@@ -225,7 +232,8 @@ impl<H: Clone> Reactor<H> {
             let Some(at) = next else {
                 return Plan::Sleep(None);
             };
-            // Both are nanoseconds of one clock and the poller never wakes early: once slept for, it is due.
+            // Both are nanoseconds of one clock and the poller never wakes early: once slept for,
+            // it is due.
             let now = clock::now();
             if at > now {
                 return Plan::Sleep(Some(Duration::from_nanos(at - now)));
@@ -245,8 +253,8 @@ impl<H: Clone> Reactor<H> {
         Plan::Look
     }
 
-    /// The third phase: makes ready, in this order, whom `events` concern, what remotes pushed, and timers that
-    /// are due. Returns how many jobs are ready: this turn's batch.
+    /// The third phase: makes ready, in this order, whom `events` concern, what remotes pushed, and
+    /// timers that are due. Returns how many jobs are ready: this turn's batch.
     pub fn collect(&mut self, events: &mut Events) -> usize {
         // Not set: there was a sleep, and it asked the system.
         let slept = self.clock.is_none();
@@ -283,14 +291,15 @@ impl<H: Clone> Reactor<H> {
         self.ready.extend(jobs);
     }
 
-    // Fork and close ----------------------------------------------------------------------------------------
+    // Fork and close
 
-    /// Makes the reactor this process's own, in a forked child: a new poller, a new waker, every registration
-    /// made again, and remotes that work again whatever the threads held that the fork left behind.
+    /// Makes the reactor this process's own, in a forked child: a new poller, a new waker, every
+    /// registration made again, and remotes that work again whatever the threads held that the fork
+    /// left behind.
     ///
-    /// Until then registrations can be removed, which leaves the parent's alone, and adding one is an error.
-    /// Ready jobs and timers stay as they are. Handles of descriptors that are gone are left for
-    /// [`drain`](Self::drain).
+    /// Until then registrations can be removed, which leaves the parent's alone, and adding one is
+    /// an error. Ready jobs and timers stay as they are. Handles of descriptors that are gone are
+    /// left for [`drain`](Self::drain).
     pub fn reopen(&mut self) -> io::Result<()> {
         let sleeper = Arc::new(Sleeper::new()?);
         self.registrations
@@ -308,8 +317,8 @@ impl<H: Clone> Reactor<H> {
         Ok(())
     }
 
-    /// Every handle that the reactor keeps, but for what other threads have sent and nobody has collected yet:
-    /// what a garbage collector has to know of.
+    /// Every handle that the reactor keeps, but for what other threads have sent and nobody has
+    /// collected yet: what a garbage collector has to know of.
     pub fn handles(&self) -> impl Iterator<Item = &H> {
         self.ready
             .iter()

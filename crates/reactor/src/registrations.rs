@@ -2,21 +2,23 @@
 //!
 //! A descriptor is registered in one of three ways:
 //!
-//! - **watched**, level-triggered, a handle for each side: what users ask for (`add_reader`), who may read part
-//!   of what is there, or close the descriptor without a word;
-//! - **attached**, edge-triggered, one handle for both sides: what a transport owns. Registered once, and never
-//!   touched again until detached, so that an exchange costs no `epoll_ctl`;
+//! - **watched**, level-triggered, a handle for each side: what users ask for (`add_reader`), who
+//!   may read part of what is there, or close the descriptor without a word;
+//! - **attached**, edge-triggered, one handle for both sides: what a transport owns. Registered
+//!   once, and never touched again until detached, so that an exchange costs no `epoll_ctl`;
 //! - **child**, a watch on a process's end that is ours.
 //!
 //! # Descriptors that go and come
 //!
-//! A user may close a watched descriptor; the kernel forgets it silently and gives its number to the next file.
-//! So what this table says of a number is never taken for what the kernel knows: `modify` falls back to `add` and
-//! `add` to `modify`, removing what is gone is no error, and nothing is put off in the hope that it will not be
-//! needed, for the number may be another file by then.
+//! A user may close a watched descriptor; the kernel forgets it silently and gives its number to
+//! the next file. So what this table says of a number is never taken for what the kernel knows:
+//! `modify` falls back to `add` and `add` to `modify`, removing what is gone is no error, and
+//! nothing is put off in the hope that it will not be needed, for the number may be another file by
+//! then.
 //!
-//! Events carry a [`Token`]: the number, and the slot's generation, which grows with every new registration. An
-//! event that was on its way while its descriptor was removed is told apart and dropped.
+//! Events carry a [`Token`]: the number, and the slot's generation, which grows with every new
+//! registration. An event that was on its way while its descriptor was removed is told apart and
+//! dropped.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -174,8 +176,8 @@ impl<H> Registrations<H> {
         )
     }
 
-    /// The slot of a descriptor that the poller has accepted as `token`: only then is the number known to be
-    /// open, and the table may grow to it.
+    /// The slot of a descriptor that the poller has accepted as `token`: only then is the number
+    /// known to be open, and the table may grow to it.
     fn accepted(&mut self, token: Token) -> &mut Slot<H> {
         let index = token.slot();
         if index >= self.slots.len() {
@@ -205,8 +207,9 @@ impl<H> Registrations<H> {
             Some(Kind::Attached(_)) => return Err((taken("a transport", fd), handle)),
             Some(Kind::Child { .. }) => return Err((taken("the reactor", fd), handle)),
         };
-        // Asked every time, even if the table has it already: the number may be another file by now. An event of
-        // before that is dropped with the old token is no loss, for the level is told again.
+        // Asked every time, even if the table has it already: the number may be another file by
+        // now. An event of before that is dropped with the old token is no loss, for the level is
+        // told again.
         let token = self.next_token(fd);
         let result = sleeper.poller().and_then(|poller| match known {
             Some(interest) => modify_or_add(poller, fd, token, interest),
@@ -245,8 +248,8 @@ impl<H> Registrations<H> {
         if rest.is_none() {
             slot.vacate();
         }
-        // In a forked child the poller is still the parent's, and `reopen` will see to it. An error says that the
-        // descriptor was closed before, which is what we wanted.
+        // In a forked child the poller is still the parent's, and `reopen` will see to it. An error
+        // says that the descriptor was closed before, which is what we wanted.
         if let Ok(poller) = sleeper.poller() {
             let _ = match rest {
                 Some((interest, mode)) => poller.modify(fd, token.bits(), interest, mode),
@@ -292,7 +295,8 @@ impl<H> Registrations<H> {
             Err(e) => return Err((e, handle)),
             Ok(()) => {}
         }
-        // The poller took the number as new, so what the slot still holds is of a file that was closed.
+        // The poller took the number as new, so what the slot still holds is of a file that was
+        // closed.
         let stale = std::mem::replace(&mut self.accepted(token).kind, Kind::Attached(handle));
         lost.extend(stale.into_handles().into_iter().flatten());
         Ok(token)
@@ -360,7 +364,8 @@ impl<H> Registrations<H> {
         }
     }
 
-    /// Makes every registration again with a new poller. Handles of descriptors that are gone go to `lost`.
+    /// Makes every registration again with a new poller. Handles of descriptors that are gone go to
+    /// `lost`.
     pub(crate) fn register_all(&mut self, poller: &Poller, lost: &mut Vec<H>) {
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let Some((interest, mode)) = slot.kind.wants() else {
@@ -417,7 +422,8 @@ impl<H: Clone> Registrations<H> {
                 handle: handle.clone(),
                 readiness,
             }),
-            // A hang-up or an error is news for both sides, whichever was asked for: whoever waits must find out.
+            // A hang-up or an error is news for both sides, whichever was asked for: whoever waits
+            // must find out.
             Kind::Watched { read, write } => {
                 if let Some(handle) = read.as_ref().filter(|_| readiness.readable()) {
                     job(Job {

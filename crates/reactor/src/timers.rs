@@ -1,13 +1,15 @@
-//! Timers: cheap to add and cheap to cancel, for most are cancelled (a timeout that was not needed).
+//! Timers: cheap to add and cheap to cancel, for most are cancelled (a timeout that was not
+//! needed).
 //!
-//! The handle lives in a slab, its deadline in a heap. Cancelling takes the handle out of the slab and leaves the
-//! heap's entry behind as *dead*, so it costs no search and no sifting. The dead go when they come to the top, or
-//! all at once when they outnumber the living: that pass costs as much as the cancels that led to it, so it is
-//! constant per cancel, and memory stays within twice of what lives.
+//! The handle lives in a slab, its deadline in a heap. Cancelling takes the handle out of the slab
+//! and leaves the heap's entry behind as *dead*, so it costs no search and no sifting. The dead go
+//! when they come to the top, or all at once when they outnumber the living: that pass costs as
+//! much as the cancels that led to it, so it is constant per cancel, and memory stays within twice
+//! of what lives.
 //!
-//! Every timer has a sequence number, never used again. It breaks ties, so that equal deadlines fire in the order
-//! in which they were added, and it is the slab's generation: an entry or a key whose number is not the slot's is
-//! of the past.
+//! Every timer has a sequence number, never used again. It breaks ties, so that equal deadlines
+//! fire in the order in which they were added, and it is the slab's generation: an entry or a key
+//! whose number is not the slot's is of the past.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -183,10 +185,15 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
 
         #[test]
-        fn as_a_list_sorted_by_deadline_and_age(operations in prop::collection::vec(operation(), 0..400)) {
+        fn as_a_list_sorted_by_deadline_and_age(
+            operations in prop::collection::vec(operation(), 0..400),
+        ) {
             let mut timers = Timers::new();
             let mut keys = Vec::new();
             let mut model: Vec<(Nanos, usize)> = Vec::new();

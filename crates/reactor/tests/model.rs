@@ -1,6 +1,9 @@
-//! Registrations against a model, with real sockets that are opened, closed and reopened under them.
+//! Registrations against a model, with real sockets that are opened, closed and reopened under
+//! them.
+//!
+//! The model is epoll's: a kqueue does not refuse what it knows.
 
-#![cfg(not(loom))]
+#![cfg(all(target_os = "linux", not(loom)))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::io::{ErrorKind, Read, Write};
@@ -88,7 +91,8 @@ fn run(actions: Vec<(usize, Action)>) -> Result<(), TestCaseError> {
             Action::Open => {
                 if place.open.is_none() {
                     let (ours, peer) = UnixStream::pair().unwrap();
-                    // SAFETY: no pointer is passed, and the number is closed: nobody owns what is there.
+                    // SAFETY: no pointer is passed, and the number is closed: nobody owns what is
+                    // there.
                     let ours = unsafe {
                         assert_eq!(libc::dup2(ours.as_raw_fd(), fd), fd);
                         UnixStream::from_raw_fd(fd)
@@ -240,9 +244,11 @@ fn run(actions: Vec<(usize, Action)>) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-#[cfg(target_os = "linux")] // a kqueue does not refuse what it knows, so the model is epoll's
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn as_a_table_and_a_kernel_that_forgets_what_is_closed(

@@ -134,10 +134,11 @@ fn a_bare_wake_ends_the_sleep_or_keeps_it_from_beginning() {
     }
 }
 
-/// Forks; the child runs `check` and leaves with 0 if that held. A child that hangs is ended by its alarm.
+/// Forks; the child runs `check` and leaves with 0 if that held. A child that hangs is ended by its
+/// alarm.
 fn in_child(check: impl FnOnce() -> bool) -> Exit {
-    // SAFETY: the child uses the allocator, which the C library makes usable after a fork, and what the test says;
-    // it leaves by `_exit`, so that nothing of the parent's is run twice.
+    // SAFETY: the child uses the allocator, which the C library makes usable after a fork, and what
+    // the test says; it leaves by `_exit`, so that nothing of the parent's is run twice.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         // SAFETY: as above.
@@ -176,7 +177,8 @@ fn a_forked_child_reopens_and_leaves_the_parent_s_poller_alone() {
 
     let exit = in_child(|| {
         let before = reactor.sleeper();
-        // Before it is reopened: removing leaves the parent's poller alone, adding and polling are refused.
+        // Before it is reopened: removing leaves the parent's poller alone, adding and polling are
+        // refused.
         let unwatched = reactor.unwatch(watched.as_raw_fd(), Side::Read) == Some("watched");
         let refused = reactor.watch(watched.as_raw_fd(), Side::Read, "x").is_err()
             && reactor.attach(watched.as_raw_fd(), "x").is_err()

@@ -1,11 +1,11 @@
 //! A descriptor that tells the end of a process, and reaping.
 //!
-//! A process's end is usually told by `SIGCHLD`, of which a program has one: two runtimes that both want it
-//! break each other. A descriptor for each child has no such owner.
+//! A process's end is usually told by `SIGCHLD`, of which a program has one: two runtimes that both
+//! want it break each other. A descriptor for each child has no such owner.
 //!
-//! What a backend supplies: [`ChildWatch::open`] gives a descriptor, closed on exec, that turns readable when the
-//! process has ended, also if that was before the call, and stays so. It takes nothing from the process: the
-//! child remains to be reaped, by [`reap`] or by whoever else may.
+//! What a backend supplies: [`ChildWatch::open`] gives a descriptor, closed on exec, that turns
+//! readable when the process has ended, also if that was before the call, and stays so. It takes
+//! nothing from the process: the child remains to be reaped, by [`reap`] or by whoever else may.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -24,8 +24,9 @@ pub struct ChildWatch(backend::Watch);
 impl ChildWatch {
     /// Watches process `pid`, which must not have been reaped yet.
     ///
-    /// A number that is no process is an error (`ESRCH`) with pidfds. A kqueue cannot tell such a number from a
-    /// child that has ended; there the watch is readable at once, and [`reap`] says what it was.
+    /// A number that is no process is an error (`ESRCH`) with pidfds. A kqueue cannot tell such a
+    /// number from a child that has ended; there the watch is readable at once, and [`reap`] says
+    /// what it was.
     pub fn open(pid: i32) -> io::Result<Self> {
         backend::Watch::open(to_pid(pid)?).map(Self)
     }

@@ -11,8 +11,9 @@ pub(crate) fn borrow(fd: RawFd) -> io::Result<BorrowedFd<'static>> {
     if fd < 0 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    // SAFETY: the number is not -1, so the niche holds. The borrow is only ever passed to the system call of the
-    // function that asked for it, which answers EBADF if nothing is open there: no memory depends on the number.
+    // SAFETY: the number is not -1, so the niche holds. The borrow is only ever passed to the
+    // system call of the function that asked for it, which answers EBADF if nothing is open there:
+    // no memory depends on the number.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
@@ -30,7 +31,7 @@ pub(crate) fn pipe() -> io::Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd)>
     {
         let ends = rustix::pipe::pipe()?;
         for end in [&ends.0, &ends.1] {
-            rustix::io::ioctl_fioclex(end)?;
+            rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC)?;
             rustix::io::ioctl_fionbio(end, true)?;
         }
         Ok(ends)

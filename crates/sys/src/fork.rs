@@ -2,12 +2,16 @@
 //!
 //! `fork()` copies memory and shares descriptors, and both are traps for a runtime:
 //!
-//! - An epoll instance is *shared*: an `epoll_ctl` in the child alters what the **parent** waits for, and the
-//!   child would be told of the parent's events. The same goes for an eventfd: the child would wake the parent.
-//! - A kqueue is *not inherited* at all: its number is free in the child, and closing it may close another file.
-//! - Only the forking thread lives on. A lock that another thread held at that moment stays locked for ever.
+//! - An epoll instance is *shared*: an `epoll_ctl` in the child alters what the **parent** waits
+//!   for, and the child would be told of the parent's events. The same goes for an eventfd: the
+//!   child would wake the parent.
+//! - A kqueue is *not inherited* at all: its number is free in the child, and closing it may close
+//!   another file.
+//! - Only the forking thread lives on. A lock that another thread held at that moment stays locked
+//!   for ever.
 //!
-//! So what holds such things keeps the [`generation`] in which it was made and compares before it acts.
+//! So what holds such things keeps the [`generation`] in which it was made and compares before it
+//! acts.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,15 +23,16 @@ static FORKS: AtomicU64 = AtomicU64::new(0);
 static REGISTERED: OnceLock<bool> = OnceLock::new();
 
 extern "C" fn in_child() {
-    // An atomic addition is all that is allowed here: the child of a threaded process may only do what a signal
-    // handler may. Nobody else runs yet, so no ordering is needed.
+    // An atomic addition is all that is allowed here: the child of a threaded process may only do
+    // what a signal handler may. Nobody else runs yet, so no ordering is needed.
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// A number that differs in a forked child from what it was in the parent.
 ///
-/// It costs two loads. It is kept by a `pthread_atfork` handler, so a bare `clone` or `vfork` system call goes
-/// unnoticed; the only thing a child may do after those is to become another program, which inherits nothing.
+/// It costs two loads. It is kept by a `pthread_atfork` handler, so a bare `clone` or `vfork`
+/// system call goes unnoticed; the only thing a child may do after those is to become another
+/// program, which inherits nothing.
 #[inline]
 #[must_use]
 pub fn generation() -> u64 {
@@ -39,7 +44,7 @@ pub fn generation() -> u64 {
 }
 
 fn register() -> bool {
-    // SAFETY: the handler is a function of this library, which is never unloaded (a Python extension stays
-    // mapped), and it does only what is allowed in the child of a threaded process.
+    // SAFETY: the handler is a function of this library, which is never unloaded (a Python
+    // extension stays mapped), and it does only what is allowed in the child of a threaded process.
     unsafe { libc::pthread_atfork(None, None, Some(in_child)) == 0 }
 }

@@ -1,6 +1,7 @@
 //! What the operating system gives a runtime, one contract a module.
 //!
-//! Everything above this crate is written against these modules and never asks which system it runs on:
+//! Everything above this crate is written against these modules and never asks which system it runs
+//! on:
 //!
 //! | module | promise |
 //! |---|---|
@@ -14,14 +15,16 @@
 //!
 //! # Raw descriptors
 //!
-//! A runtime for another language is handed descriptor *numbers*, whose owner is an object of that language. So
-//! these modules take [`RawFd`](std::os::fd::RawFd) and leave ownership where it is. A number that is not open
-//! comes back as an error (`EBADF`), never as undefined behaviour; keeping a number from being closed and reused
-//! while a call or a registration is under way is the caller's part.
+//! A runtime for another language is handed descriptor *numbers*, whose owner is an object of that
+//! language. So these modules take [`RawFd`](std::os::fd::RawFd) and leave ownership where it is. A
+//! number that is not open comes back as an error (`EBADF`), never as undefined behaviour; keeping
+//! a number from being closed and reused while a call or a registration is under way is the
+//! caller's part.
 //!
 //! # Non-goals
 //!
-//! Windows; tasks, queues and callbacks (see `ropewalk-reactor`); owning sockets (see `socket2` or `std::net`).
+//! Windows; tasks, queues and callbacks (see `ropewalk-reactor`); owning sockets (see `socket2` or
+//! `std::net`).
 
 #![cfg(unix)]
 

@@ -1,8 +1,8 @@
 //! Non-blocking socket calls on raw descriptors, without allocation.
 //!
-//! What every call promises: it does not block if the descriptor is non-blocking (`WouldBlock` then says "not
-//! now"), it is repeated when a signal interrupts it, and writing to a peer that is gone is an error
-//! (`BrokenPipe`) and never a `SIGPIPE`.
+//! What every call promises: it does not block if the descriptor is non-blocking (`WouldBlock` then
+//! says "not now"), it is repeated when a signal interrupts it, and writing to a peer that is gone
+//! is an error (`BrokenPipe`) and never a `SIGPIPE`.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -22,7 +22,8 @@ const SEND: SendFlags = SendFlags::NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const SEND: SendFlags = SendFlags::empty();
 
-/// Receives into `buffer`. The bytes up to the returned count are initialised; 0 is the end of the stream.
+/// Receives into `buffer`. The bytes up to the returned count are initialised; 0 is the end of the
+/// stream.
 #[inline]
 pub fn recv(fd: RawFd, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     let fd = borrow(fd)?;
@@ -66,7 +67,7 @@ pub fn accept(fd: RawFd) -> io::Result<OwnedFd> {
     #[cfg(target_vendor = "apple")] // no accept4
     {
         let connection = retry_on_intr(|| net::accept(fd))?;
-        rustix::io::ioctl_fioclex(&connection)?;
+        rustix::io::fcntl_setfd(&connection, rustix::io::FdFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&connection, true)?;
         net::sockopt::set_socket_nosigpipe(&connection, true)?;
         Ok(connection)
@@ -85,8 +86,8 @@ pub fn set_nodelay(fd: RawFd) -> io::Result<()> {
     Ok(net::sockopt::set_tcp_nodelay(borrow(fd)?, true)?)
 }
 
-/// Takes the socket's pending error (`SO_ERROR`): after a non-blocking connect turns writable, `None` means
-/// connected.
+/// Takes the socket's pending error (`SO_ERROR`): after a non-blocking connect turns writable,
+/// `None` means connected.
 #[inline]
 pub fn take_error(fd: RawFd) -> io::Result<Option<io::Error>> {
     Ok(net::sockopt::socket_error(borrow(fd)?)?

@@ -1,10 +1,11 @@
 //! End another thread's wait.
 //!
-//! What a backend supplies: a descriptor that turns readable when any thread calls [`Waker::wake`], which never
-//! blocks and may be called from a signal handler. Wakes that nobody has taken yet count as one.
+//! What a backend supplies: a descriptor that turns readable when any thread calls [`Waker::wake`],
+//! which never blocks and may be called from a signal handler. Wakes that nobody has taken yet
+//! count as one.
 //!
-//! Registered edge-triggered, a waker need not be drained: each wake is an edge of its own. Registered
-//! level-triggered, call [`Waker::drain`] or the poller will tell of it for ever.
+//! Registered edge-triggered, a waker need not be drained: each wake is an edge of its own.
+//! Registered level-triggered, call [`Waker::drain`] or the poller will tell of it for ever.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -55,7 +56,8 @@ impl Waker {
         loop {
             match rustix::io::write(self.writer(), &one) {
                 Err(Errno::INTR) => {}
-                // Full of wakes that nobody drained (edge-triggered use): make room, so that this one is an edge.
+                // Full of wakes that nobody drained (edge-triggered use): make room, so that this
+                // one is an edge.
                 Err(Errno::AGAIN) => self.drain(),
                 // Nothing else can be wrong with a descriptor that we own.
                 _ => return,

@@ -1,5 +1,5 @@
-//! Children: the end is told once and for all, and reaping says how it came. And the generation that tells a forked
-//! copy apart.
+//! Children: the end is told once and for all, and reaping says how it came. And the generation
+//! that tells a forked copy apart.
 
 #![allow(
     clippy::unwrap_used,

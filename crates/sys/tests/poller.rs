@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,7 +19,8 @@ fn pair() -> (UnixStream, UnixStream) {
     (a, b)
 }
 
-/// What is ready now, bits of one token put together: a backend may give several events for one descriptor.
+/// What is ready now, bits of one token put together: a backend may give several events for one
+/// descriptor.
 fn look(poller: &Poller) -> Vec<Event> {
     let mut events = Events::new();
     poller.wait(&mut events, Some(Duration::ZERO)).unwrap();
@@ -123,7 +124,7 @@ fn what_the_kernel_does_not_know_is_an_error() {
     let poller = Poller::new().unwrap();
     let (a, _b) = pair();
     let fd = a.as_raw_fd();
-    let kind = |result: io::Result<()>| result.unwrap_err().kind();
+    let kind = |result: std::io::Result<()>| result.unwrap_err().kind();
     assert_eq!(
         kind(poller.modify(fd, 1, Interest::READ, Mode::Level)),
         ErrorKind::NotFound
@@ -134,7 +135,7 @@ fn what_the_kernel_does_not_know_is_an_error() {
         kind(poller.add(fd, 1, Interest::READ, Mode::Level)),
         ErrorKind::AlreadyExists
     );
-    let errno = |result: io::Result<()>| result.unwrap_err().raw_os_error();
+    let errno = |result: std::io::Result<()>| result.unwrap_err().raw_os_error();
     for fd in [-1, i32::MIN, i32::MAX] {
         assert_eq!(
             errno(poller.add(fd, 1, Interest::READ, Mode::Level)),

@@ -120,14 +120,8 @@ fn a_refused_connect_is_a_pending_error_and_taken_once() {
         return;
     };
     use rustix::net;
-    let flags = net::SocketFlags::NONBLOCK;
-    let socket = net::socket_with(
-        net::AddressFamily::INET,
-        net::SocketType::STREAM,
-        flags,
-        None,
-    )
-    .unwrap();
+    let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None).unwrap();
+    rustix::io::ioctl_fionbio(&socket, true).unwrap();
     match net::connect(&socket, &address) {
         // The usual way: the refusal comes later.
         Err(rustix::io::Errno::INPROGRESS) => {

@@ -26,6 +26,7 @@ import selectors
 import signal
 import sys
 import threading
+import warnings
 import weakref
 from asyncio.log import logger
 from typing import Any
@@ -333,6 +334,10 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
         extra: Any = None,
         **kwargs: Any,
     ) -> Any:
+        if sys.version_info < (3, 14) and not _watcher_is_ours_to_replace():
+            return await super()._make_subprocess_transport(
+                protocol, args, shell, stdin, stdout, stderr, bufsize, extra, **kwargs
+            )
         waiter = self.create_future()
         transport = asyncio.unix_events._UnixSubprocessTransport(  # type: ignore[attr-defined]
             self,
@@ -375,6 +380,18 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
             self.call_soon_threadsafe(transport._process_exited, status)
         except RuntimeError:
             logger.warning("Loop %r that handles pid %r is closed", self, pid)
+
+
+def _watcher_is_ours_to_replace() -> bool:
+    """Whether the policy's child watcher, a thing that Python 3.14 did away with, is a working one of asyncio's.
+
+    A pidfd does what each of those does. A watcher of the program's own, or one that is not active (which is an
+    error), is asyncio's code's business.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        watcher = asyncio.get_child_watcher()
+    return watcher.__class__.__module__ == "asyncio.unix_events" and watcher.is_active()
 
 
 def _wait_for(pid: int) -> int:

@@ -14,7 +14,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 use pyo3::{ffi, intern};
 use ropewalk_sys::stream;
 
-use super::{Socket, State, TransportRef, complain, fatal, look, this};
+use super::{Socket, State, TransportRef, complain, fatal, look, settle, this};
 use crate::eventloop::Loop;
 use crate::heap::{self, Arguments, Ref, Returned, method};
 use crate::object::Obj;
@@ -324,9 +324,7 @@ pub(super) fn flush(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult
             error,
         )?;
         if let Some(waiter) = waiter {
-            waiter
-                .bind(py)
-                .call_method1(intern!(py, "set_exception"), (value.bind(py),))?;
+            settle(py, &waiter, intern!(py, "set_exception"), value.as_py())?;
         }
         return Ok(());
     }
@@ -350,10 +348,7 @@ fn drained(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult<()> {
         (state.empty_waiter.clone(), ends, state.eof && !ends)
     });
     if let Some(waiter) = waiter {
-        let waiter = waiter.bind(py);
-        if !waiter.call_method0(intern!(py, "done"))?.is_truthy()? {
-            waiter.call_method1(intern!(py, "set_result"), (py.None(),))?;
-        }
+        settle(py, &waiter, intern!(py, "set_result"), &py.None())?;
     }
     if ends {
         return slf

@@ -105,7 +105,8 @@ impl Sleeper {
     pub(crate) fn poller(&self) -> io::Result<&Poller> {
         if self.is_forked() {
             return Err(io::Error::other(
-                "the event loop was made before this process was forked (hint: reopen it, or make a new one)",
+                "the event loop is of the process that this one was forked from\n\
+                 hint: reopen it in the child, or make a new one there",
             ));
         }
         Ok(&self.poller)
@@ -113,8 +114,8 @@ impl Sleeper {
 
     /// Does what `plan` says and fills `events`: sleeps, looks, or nothing.
     ///
-    /// Fails with [`Interrupted`](io::ErrorKind::Interrupted) if a signal ended the sleep: run signal handlers,
-    /// then collect as after any other sleep.
+    /// Fails with [`Interrupted`](io::ErrorKind::Interrupted) if a signal ended the sleep: run
+    /// signal handlers, then collect as after any other sleep.
     pub fn poll(&self, events: &mut Events, plan: &Plan) -> io::Result<()> {
         events.clear();
         match *plan {
@@ -132,9 +133,11 @@ impl Sleeper {
         }
     }
 
-    /// Ends the sleep, or has the next one not begin; the turn goes on as if news had come. From any thread.
+    /// Ends the sleep, or has the next one not begin; the turn goes on as if news had come. From
+    /// any thread.
     ///
-    /// For a binding that changes a reactor (a push, an earlier timer) while another thread sleeps for it.
+    /// For a binding that changes a reactor (a push, an earlier timer) while another thread sleeps
+    /// for it.
     pub fn wake(&self) {
         if self.sleep.notify() {
             self.ring();

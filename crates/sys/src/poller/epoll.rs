@@ -66,7 +66,8 @@ impl Selector {
             Some(timeout) => {
                 if !MILLISECONDS_ONLY.load(Ordering::Relaxed) {
                     match self.wait_nanoseconds(list, timeout) {
-                        // ENOSYS from an old kernel, EPERM from a seccomp filter; neither will change its mind.
+                        // ENOSYS from an old kernel, EPERM from a seccomp filter; neither will
+                        // change its mind.
                         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
                             MILLISECONDS_ONLY.store(true, Ordering::Relaxed);
                         }
@@ -96,8 +97,8 @@ impl Selector {
             tv_nsec: timeout.subsec_nanos().into(),
         };
         let room = list.capacity() - list.len();
-        // SAFETY: the pointers are to `room` spare events, laid out as the kernel wants them, and to a timespec
-        // of this frame; the null signal mask has no size.
+        // SAFETY: the pointers are to `room` spare events, laid out as the kernel wants them, and
+        // to a timespec of this frame; the null signal mask has no size.
         let n = unsafe {
             libc::syscall(
                 libc::SYS_epoll_pwait2,

@@ -1,7 +1,8 @@
 //! The [contract](super) on kqueue: macOS and the BSDs.
 //!
-//! A kqueue registers *filters*, one for each direction of a descriptor, so both the registrations and the events
-//! come by the direction. It is not inherited by `fork`, and its number may be another file's in the child.
+//! A kqueue registers *filters*, one for each direction of a descriptor, so both the registrations
+//! and the events come by the direction. It is not inherited by `fork`, and its number may be
+//! another file's in the child.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -28,7 +29,7 @@ impl Selector {
         }
         // SAFETY: the kernel has just given us this descriptor.
         let queue = unsafe { OwnedFd::from_raw_fd(queue) };
-        rustix::io::ioctl_fioclex(&queue)?;
+        rustix::io::fcntl_setfd(&queue, rustix::io::FdFlags::CLOEXEC)?;
         Ok(Self {
             queue: Some(queue),
             born: fork::generation(),

@@ -2,31 +2,36 @@
 //!
 //! # What a backend supplies
 //!
-//! - **`Selector`**: an open kernel object, closed on exec, that can be waited on by one thread while others
-//!   change its registrations. `new`, `add`, `modify`, `delete`, `wait` as [`Poller`] documents them.
-//! - **`List`**: a buffer of [`CAPACITY`] kernel events, allocated once; `clear`, and iteration as [`Event`]s.
+//! - **`Selector`**: an open kernel object, closed on exec, that can be waited on by one thread
+//!   while others change its registrations. `new`, `add`, `modify`, `delete`, `wait` as [`Poller`]
+//!   documents them.
+//! - **`List`**: a buffer of [`CAPACITY`] kernel events, allocated once; `clear`, and iteration as
+//!   [`Event`]s.
 //!
 //! and these promises:
 //!
-//! 1. A registration is a descriptor, a token that comes back with its events, an [`Interest`] and a [`Mode`].
-//!    [`Mode::Level`] tells in every wait while the descriptor is ready, [`Mode::Edge`] once each time that it
-//!    turns ready, and once after `add` if it was ready then.
-//! 2. One wait may give **several events for one descriptor**: epoll gives at most one with all bits, kqueue one
-//!    for each direction. Events of one wait come in no particular order.
+//! 1. A registration is a descriptor, a token that comes back with its events, an [`Interest`] and
+//!    a [`Mode`]. [`Mode::Level`] tells in every wait while the descriptor is ready, [`Mode::Edge`]
+//!    once each time that it turns ready, and once after `add` if it was ready then.
+//! 2. One wait may give **several events for one descriptor**: epoll gives at most one with all
+//!    bits, kqueue one for each direction. Events of one wait come in no particular order.
 //! 3. [`Readiness::HANGUP`] and [`Readiness::ERROR`] come whether asked for or not.
-//! 4. Closing a descriptor ends its registration silently, *unless the file is open elsewhere* (a `dup`, another
-//!    process): then epoll goes on telling of it and can no longer be told to stop. The caller deletes before it
-//!    closes, and gives tokens a generation so that what is late can be told apart.
-//! 5. `add` of a descriptor that is registered, and `modify` or `delete` of one that is not, are errors
-//!    (`AlreadyExists`, `NotFound`) on epoll. kqueue takes both as "be it so".
-//! 6. Timeouts are in nanoseconds and a wait that times out never ends early: a deadline that was slept for is
-//!    due. (Where the kernel counts in milliseconds they are rounded up.)
-//! 7. A signal ends a wait with [`Interrupted`](std::io::ErrorKind::Interrupted). It is not repeated here, for
-//!    the caller has signal handlers to run.
+//! 4. Closing a descriptor ends its registration silently, *unless the file is open elsewhere* (a
+//!    `dup`, another process): then epoll goes on telling of it and can no longer be told to stop.
+//!    The caller deletes before it closes, and gives tokens a generation so that what is late can
+//!    be told apart.
+//! 5. `add` of a descriptor that is registered, and `modify` or `delete` of one that is not, are
+//!    errors (`AlreadyExists`, `NotFound`) on epoll. kqueue takes both as "be it so".
+//! 6. Timeouts are in nanoseconds and a wait that times out never ends early: a deadline that was
+//!    slept for is due. (Where the kernel counts in milliseconds they are rounded up. Only a
+//!    timeout of more than a day may be cut to a day, by kqueue, whose kernels refuse some.)
+//! 7. A signal ends a wait with [`Interrupted`](std::io::ErrorKind::Interrupted). It is not
+//!    repeated here, for the caller has signal handlers to run.
 //!
 //! # Non-goals
 //!
-//! Completion-based I/O; regular files (they are always ready, and epoll refuses them with `EPERM`).
+//! Completion-based I/O; regular files (they are always ready, and epoll refuses them with
+//! `EPERM`).
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -92,7 +97,8 @@ impl Readiness {
     pub const READ: Self = Self(1);
     /// There is room to write, or a connect has ended.
     pub const WRITE: Self = Self(1 << 1);
-    /// The peer has ended its side: reads come to the end of the stream (`EPOLLRDHUP`, `EV_EOF` on reading).
+    /// The peer has ended its side: reads come to the end of the stream (`EPOLLRDHUP`, `EV_EOF` on
+    /// reading).
     pub const READ_CLOSED: Self = Self(1 << 2);
     /// Both sides have ended (`EPOLLHUP`, `EV_EOF` on writing).
     pub const HANGUP: Self = Self(1 << 3);
@@ -163,7 +169,8 @@ pub struct Event {
 /// Room for the events of one wait, allocated once and used again and again.
 pub struct Events(backend::List);
 
-// SAFETY: kernel events have a field that may be a pointer; here it is always a token, and never followed.
+// SAFETY: kernel events have a field that may be a pointer; here it is always a token, and never
+// followed.
 unsafe impl Send for Events {}
 // SAFETY: as above.
 unsafe impl Sync for Events {}
@@ -210,7 +217,8 @@ impl std::fmt::Debug for Events {
     }
 }
 
-/// Tells which of the registered descriptors are ready. See the [module](self) for what is promised.
+/// Tells which of the registered descriptors are ready. See the [module](self) for what is
+/// promised.
 #[derive(Debug)]
 pub struct Poller(backend::Selector);
 
@@ -235,8 +243,8 @@ impl Poller {
         self.0.delete(fd)
     }
 
-    /// Waits until something is ready, until `timeout` (zero: just look; `None`: never), or for a signal, and
-    /// fills `events`, which is empty after an error.
+    /// Waits until something is ready, until `timeout` (zero: just look; `None`: never), or for a
+    /// signal, and fills `events`, which is empty after an error.
     pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         events.clear();
         self.0.wait(&mut events.0, timeout)
@@ -244,7 +252,8 @@ impl Poller {
 }
 
 impl AsRawFd for Poller {
-    /// The poller's own descriptor, which is readable when a wait would not sleep: pollers can be nested.
+    /// The poller's own descriptor, which is readable when a wait would not sleep: pollers can be
+    /// nested.
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
