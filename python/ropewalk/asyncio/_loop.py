@@ -391,7 +391,7 @@ def _watcher_is_ours_to_replace() -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         watcher = asyncio.get_child_watcher()
-    return watcher.__class__.__module__ == "asyncio.unix_events" and watcher.is_active()
+    return type(watcher).__module__ == "asyncio.unix_events" and watcher.is_active()
 
 
 def _wait_for(pid: int) -> int:

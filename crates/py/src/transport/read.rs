@@ -302,11 +302,20 @@ fn end_of_stream(slf: &Bound<'_, Loop>, transport: &TransportRef, body: &Body) -
             // SAFETY: `close` returns an owned `None`.
             drop(unsafe { Obj::from_owned(none) });
         }),
-        Err(error) => finish(
-            slf,
-            transport,
-            Err(error),
-            "Fatal error: protocol.eof_received() call failed.",
-        ),
+        Err(error) => {
+            if ends_the_run(py, &error) {
+                // The protocol has not answered. If the loop runs again it is asked again.
+                body.with(py, |state| {
+                    state.read_eof = false;
+                    state.readable = true;
+                });
+            }
+            finish(
+                slf,
+                transport,
+                Err(error),
+                "Fatal error: protocol.eof_received() call failed.",
+            )
+        }
     }
 }

@@ -328,9 +328,9 @@ pub(super) fn flush(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult
         }
         return Ok(());
     }
-    // May write more.
-    maybe_resume(slf, transport)?;
-    drained(slf, transport)
+    // May write more; may raise what ends the run, which is no reason to forget the rest.
+    let resumed = maybe_resume(slf, transport);
+    drained(slf, transport).and(resumed)
 }
 
 /// Once all is written: sendfile may begin, a closing transport ends, a half-closed one tells its peer.
