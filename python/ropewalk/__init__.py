@@ -6,14 +6,16 @@
 
 or, without touching the program: ``ropewalk run program.py``.
 
-Importing this package imports nothing else; the names below load what they need when they are used.
+Importing this package imports nothing else, for it is imported at the start of every Python under ``ropewalk run``;
+the names below load what they need when they are used.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # type checkers know the name; importing `typing` takes milliseconds
 if TYPE_CHECKING:
+    from typing import Any
+
     from ropewalk.asyncio import install, new_event_loop, run, uninstall
 
 __all__ = ["__version__", "install", "new_event_loop", "run", "uninstall"]

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the result is the exit status."""
     given = sys.argv[1:] if argv is None else list(argv)
     if given[:1] == ["run"]:
-        from ropewalk.run import main as run
+        from ropewalk.launch import main as run
 
         return run(given[1:])
     _parser().parse_args(given)  # ends the process: there is no other command

@@ -14,8 +14,8 @@ use crate::registrations::{ChildKey, Refused, Registrations, Side, Token};
 use crate::sleep::{Bell, Sleeper};
 use crate::timers::{TimerKey, Timers};
 
-/// With work waiting, the system is asked at least every so many turns. Asking costs 300 ns and
-/// more, a turn of one callback less than that.
+/// With work waiting, the system is asked at least every so many turns. Asking costs 120 ns and
+/// more, a turn of one cheap callback half of that.
 pub const LOOK_TURNS: u32 = 8;
 
 /// With work waiting, the system is asked at least every so many nanoseconds, however few turns

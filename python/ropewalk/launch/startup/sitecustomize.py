@@ -22,7 +22,7 @@ is_program = os.environ.pop("ROPEWALK_RUN", "") == str(os.getpid())
 try:
     if sys.version_info < (3, 11):
         raise ImportError("ropewalk needs Python 3.11 or newer")
-    from ropewalk.run._lazy import install
+    from ropewalk.launch._lazy import install
 
     install(is_program)
 except (ImportError, SyntaxError) as error:
