@@ -17,6 +17,7 @@ use ropewalk_reactor::{Reactor, Remote, TimerKey};
 use ropewalk_sys::{clock, fork};
 
 use crate::call::{Args, copy_context};
+use crate::error::os_error;
 use crate::guard::Guarded;
 use crate::handle::HandleRef;
 use crate::heap::{self, Arguments, Ref, Returned, method};
@@ -137,7 +138,7 @@ impl Loop {
             self.generation.store(fork::generation(), Ordering::Relaxed);
             reactor.as_mut().map_or(Ok(()), Reactor::reopen)
         });
-        Ok(result?)
+        result.map_err(|error| os_error(py, &error))
     }
 
     /// Calls `f` while `handle`, named by its address, does not run in another thread.
@@ -198,9 +199,9 @@ pub(crate) fn forget_timer(py: Python<'_>, owner: &Obj, key: TimerKey) {
 #[pymethods]
 impl Loop {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
-        let reactor = Reactor::new()?;
+    #[pyo3(signature = (*args, **_kwargs))]
+    fn new(args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let reactor = Reactor::new().map_err(|error| os_error(args.py(), &error))?;
         let remote = reactor.remote();
         Ok(Self {
             reactor: Guarded::new(Some(reactor)),

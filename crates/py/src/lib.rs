@@ -6,6 +6,7 @@
 
 mod address;
 mod call;
+mod error;
 mod eventloop;
 mod guard;
 mod handle;

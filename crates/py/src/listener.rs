@@ -11,6 +11,7 @@ use ropewalk_reactor::Side;
 use ropewalk_sys::stream;
 
 use crate::call::{copy_context, in_context};
+use crate::error::os_error;
 use crate::eventloop::{Loop, Task};
 use crate::object::Obj;
 use crate::transport;
@@ -76,7 +77,7 @@ pub(crate) fn listen(
         }
         Err((error, task)) => {
             drop::<Task>(task);
-            Err(error.into())
+            Err(os_error(py, &error))
         }
     }
 }
@@ -105,7 +106,7 @@ pub(crate) fn accept(slf: &Bound<'_, Loop>, listener: &Obj) -> PyResult<()> {
                 ErrorKind::WouldBlock | ErrorKind::Interrupted => return Ok(()),
                 // Given up by the peer before it was accepted.
                 ErrorKind::ConnectionAborted => {}
-                _ => return refused(slf, this, error.into()),
+                _ => return refused(slf, this, os_error(py, &error)),
             },
         }
     }

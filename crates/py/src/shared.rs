@@ -16,43 +16,55 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 pub(crate) struct Shared {
-    /// The running handle's address, or 0.
-    running: Mutex<usize>,
+    place: Mutex<Place>,
     idle: Condvar,
+}
+
+#[derive(Default)]
+struct Place {
+    /// The running handle's address, or 0.
+    running: usize,
+    /// Threads that wait for it. Telling nobody would be a system call for each callback.
+    waiting: usize,
 }
 
 /// The handle runs as long as this lives.
 pub(crate) struct Entered<'a>(&'a Shared);
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, usize> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn enter(&self, handle: usize) -> Entered<'_> {
-        *self.lock() = handle;
+        self.lock().running = handle;
         Entered(self)
     }
 
     /// Calls `f` with the place locked, if `handle` does not run now.
     pub(crate) fn is_idle<R>(&self, handle: usize, f: impl FnOnce() -> R) -> Option<R> {
-        let running = self.lock();
-        (*running != handle).then(f)
+        let place = self.lock();
+        (place.running != handle).then(f)
     }
 
     /// Waits a while for `handle` to be done.
     pub(crate) fn wait(&self, handle: usize) {
-        let running = self.lock();
-        let waited = self
+        let mut place = self.lock();
+        place.waiting += 1;
+        let (mut place, _) = self
             .idle
-            .wait_timeout_while(running, PATIENCE, |running| *running == handle);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+            .wait_timeout_while(place, PATIENCE, |place| place.running == handle)
+            .unwrap_or_else(PoisonError::into_inner);
+        place.waiting -= 1;
     }
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        *self.0.lock() = 0;
-        self.0.idle.notify_all();
+        let mut place = self.0.lock();
+        place.running = 0;
+        if place.waiting > 0 {
+            self.0.idle.notify_all();
+        }
     }
 }

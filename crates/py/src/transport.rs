@@ -27,6 +27,7 @@ use ropewalk_sys::stream;
 pub(crate) use self::read::ReadBuffer;
 use self::write::Output;
 use crate::call::{copy_context, in_context};
+use crate::error::os_error;
 use crate::eventloop::{Loop, Task};
 use crate::guard::Guarded;
 use crate::heap::{self, Arguments, Plan, RawType, Ref, Returned, getter, method};
@@ -231,7 +232,7 @@ fn make<'py>(
                 std::mem::replace(&mut state.socket, Socket::Closed)
             });
             drop(socket);
-            return Err(error.into());
+            return Err(os_error(py, &error));
         }
     }
     if let Some(server) = server
@@ -886,7 +887,7 @@ fn resume(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
             Ok(token) => body.with(py, |state| state.token = Some(token)),
             Err((error, task)) => {
                 drop::<Task>(task);
-                return Err(error.into());
+                return Err(os_error(py, &error));
             }
         }
     }

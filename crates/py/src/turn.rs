@@ -16,6 +16,7 @@ use ropewalk_sys::fork;
 use ropewalk_sys::poller::Events;
 
 use crate::call::ends_the_run;
+use crate::error::os_error;
 use crate::eventloop::{Loop, Task, this_thread};
 use crate::object::Obj;
 use crate::{listener, transport};
@@ -69,7 +70,7 @@ pub(crate) fn run(slf: &Bound<'_, Loop>) -> PyResult<()> {
         match polled {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(os_error(py, &error)),
         }
         // SAFETY: attached. In the main thread this runs pending signal handlers, elsewhere it does nothing.
         if unsafe { ffi::PyErr_CheckSignals() } != 0 {

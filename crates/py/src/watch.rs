@@ -6,6 +6,7 @@ use pyo3::types::{PyInt, PyTuple};
 use ropewalk_reactor::Side;
 
 use crate::call::{Args, copy_context};
+use crate::error::os_error;
 use crate::eventloop::{Loop, Task};
 use crate::handle::HandleRef;
 
@@ -77,7 +78,7 @@ pub(crate) fn add(
         }
         Err((error, task)) => {
             drop(task);
-            Err(error.into())
+            Err(os_error(slf.py(), &error))
         }
     }
 }
@@ -139,7 +140,7 @@ pub(crate) fn child(
         Ok(_key) => Ok(()),
         Err((error, task)) => {
             drop::<Task>(task);
-            Err(error.into())
+            Err(os_error(slf.py(), &error))
         }
     }
 }

@@ -148,7 +148,8 @@ impl<H: Clone> Reactor<H> {
     /// Fails with [`InvalidInput`](io::ErrorKind::InvalidInput) if `fd` is attached, and with what
     /// the system says if it cannot be polled (`EBADF`: not open; `EPERM`: a regular file).
     pub fn watch(&mut self, fd: RawFd, side: Side, handle: H) -> Result<Option<H>, Refused<H>> {
-        self.registrations.watch(&self.sleeper, fd, side, handle)
+        self.registrations
+            .watch(&self.sleeper, fd, side, handle, &mut self.lost)
     }
 
     /// Takes a watch back. `None` if there is none; a descriptor that was closed before is no

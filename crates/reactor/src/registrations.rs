@@ -191,12 +191,14 @@ impl<H> Registrations<H> {
         slot
     }
 
+    /// A handle on the other side that was an earlier file's, closed without a word, goes to `lost`.
     pub(crate) fn watch(
         &mut self,
         sleeper: &Sleeper,
         fd: RawFd,
         side: Side,
         handle: H,
+        lost: &mut Vec<H>,
     ) -> Result<Option<H>, Refused<H>> {
         let known = match self.slot(fd).map(|slot| &slot.kind) {
             None | Some(Kind::Vacant) => None,
@@ -211,8 +213,15 @@ impl<H> Registrations<H> {
         // now. An event of before that is dropped with the old token is no loss, for the level is
         // told again.
         let token = self.next_token(fd);
+        let mut another_file = false;
         let result = sleeper.poller().and_then(|poller| match known {
-            Some(interest) => modify_or_add(poller, fd, token, interest),
+            Some(interest) => match poller.modify(fd, token.bits(), interest, Mode::Level) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    another_file = true;
+                    poller.add(fd, token.bits(), side.interest(), Mode::Level)
+                }
+                result => result,
+            },
             None => add_or_modify(poller, fd, token, side.interest()),
         });
         if let Err(e) = result {
@@ -228,10 +237,14 @@ impl<H> Registrations<H> {
         let Kind::Watched { read, write } = &mut slot.kind else {
             return Ok(None);
         };
-        Ok(match side {
-            Side::Read => read.replace(handle),
-            Side::Write => write.replace(handle),
-        })
+        let (ours, other) = match side {
+            Side::Read => (read, write),
+            Side::Write => (write, read),
+        };
+        if another_file {
+            lost.extend(other.take());
+        }
+        Ok(ours.replace(handle))
     }
 
     pub(crate) fn unwatch(&mut self, sleeper: &Sleeper, fd: RawFd, side: Side) -> Option<H> {
@@ -460,15 +473,6 @@ fn add_or_modify(poller: &Poller, fd: RawFd, token: Token, interest: Interest) -
     match poller.add(fd, token.bits(), interest, Mode::Level) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             poller.modify(fd, token.bits(), interest, Mode::Level)
-        }
-        result => result,
-    }
-}
-
-fn modify_or_add(poller: &Poller, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-    match poller.modify(fd, token.bits(), interest, Mode::Level) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            poller.add(fd, token.bits(), interest, Mode::Level)
         }
         result => result,
     }

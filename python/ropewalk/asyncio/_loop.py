@@ -17,6 +17,7 @@ import asyncio.base_events
 import asyncio.constants
 import asyncio.events
 import asyncio.format_helpers
+import asyncio.selector_events
 import asyncio.sslproto
 import asyncio.trsock
 import asyncio.unix_events
@@ -24,6 +25,7 @@ import errno
 import os
 import selectors
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -58,6 +60,18 @@ class _Selector:
 
     def close(self) -> None:
         """Nothing to close: the descriptors are the reactor's."""
+
+
+class _SSLProtocol(asyncio.sslproto.SSLProtocol):
+    # Every read from the TLS engine makes a bytes object of this size and shrinks it to a record's 16 KiB at
+    # most. asyncio's 256 KiB are mapped from the kernel and given back each time, which costs more than the
+    # cryptography of a small message.
+    max_size = 64 * 1024
+
+
+class _DatagramTransport(asyncio.selector_events._SelectorDatagramTransport):  # type: ignore[name-defined,misc]
+    # The same for datagrams, which the internet's protocols limit to 64 KiB. Unix sockets know larger ones.
+    max_size = 64 * 1024
 
 
 class _Ready:
@@ -249,7 +263,7 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
         ssl_shutdown_timeout: float | None = asyncio.constants.SSL_SHUTDOWN_TIMEOUT,
         context: Any = None,
     ) -> Any:
-        ssl_protocol = asyncio.sslproto.SSLProtocol(
+        ssl_protocol = _SSLProtocol(
             self,
             protocol,
             sslcontext,
@@ -320,6 +334,24 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
     def _log_transport_error(self, transport: Any, message: str, error: BaseException) -> None:
         logger.debug("%r: %s", transport, message, exc_info=error)
 
+    # Datagrams and names -------------------------------------------------------------------------------------
+
+    def _make_datagram_transport(
+        self, sock: Any, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
+    ) -> Any:
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
+        self._ensure_fd_no_transport(sock)
+        return _DatagramTransport(self, sock, protocol, address, waiter, extra)
+
+    async def getaddrinfo(
+        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> Any:
+        """``socket.getaddrinfo`` without blocking: a numeric address at once, a name in the default executor."""
+        if not self._debug and isinstance(port, int | None) and _is_numeric(host):
+            return socket.getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
+        return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
+
     # Child processes ---------------------------------------------------------------------------------------
 
     async def _make_subprocess_transport(
@@ -380,6 +412,18 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
             self.call_soon_threadsafe(transport._process_exited, status)
         except RuntimeError:
             logger.warning("Loop %r that handles pid %r is closed", self, pid)
+
+
+def _is_numeric(host: Any) -> bool:
+    """Whether the host is an IPv4 or IPv6 address in numbers, which no name server is asked for."""
+    if not isinstance(host, str):
+        return False
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.inet_pton(family, host)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _watcher_is_ours_to_replace() -> bool:

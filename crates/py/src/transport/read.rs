@@ -23,6 +23,7 @@ use ropewalk_sys::stream;
 
 use super::{Body, Style, TransportRef, again, fatal};
 use crate::call::{ends_the_run, in_context};
+use crate::error::os_error;
 use crate::eventloop::Loop;
 use crate::object::Obj;
 
@@ -246,7 +247,7 @@ fn settle<T>(
         }
         Err(failure) => {
             let error = match failure {
-                Failure::System(error) => error.into(),
+                Failure::System(error) => os_error(slf.py(), &error),
                 Failure::Python(error) => error,
             };
             fatal(

@@ -15,6 +15,7 @@ use pyo3::{ffi, intern};
 use ropewalk_sys::stream;
 
 use super::{Socket, State, TransportRef, complain, fatal, look, settle, this};
+use crate::error::os_error;
 use crate::eventloop::Loop;
 use crate::heap::{self, Arguments, Ref, Returned, method};
 use crate::object::Obj;
@@ -217,7 +218,7 @@ fn write(py: Python<'_>, object: Ref<'_, '_>, data: Ref<'_, '_>) -> Returned {
                     &transport.owner(py)?,
                     &transport,
                     "Fatal write error on socket transport",
-                    error.into(),
+                    os_error(py, &error),
                 )?;
                 return heap::none(py);
             }
@@ -315,7 +316,7 @@ pub(super) fn flush(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult
     drop(spent);
     if let Err(error) = written {
         let waiter = body.with(py, |state| state.empty_waiter.clone());
-        let error: PyErr = error.into();
+        let error = os_error(py, &error);
         let value: Obj = error.value(py).into();
         fatal(
             slf,
@@ -416,7 +417,7 @@ fn write_eof(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
         state.output.is_empty()
     });
     if shuts {
-        stream::shutdown_write(body.fd)?;
+        stream::shutdown_write(body.fd).map_err(|error| os_error(py, &error))?;
     }
     heap::none(py)
 }
