@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyFloat, PyString, PyTuple, PyType};
 use pyo3::{ffi, intern};
-use ropewalk_reactor::{Reactor, Remote, TimerKey};
+use ropewalk_reactor::{Reactor, TimerKey};
 use ropewalk_sys::{clock, fork};
 
 use crate::call::{Args, copy_context};
@@ -61,8 +61,6 @@ impl Task {
 pub(crate) struct Loop {
     /// `None` once the loop is closed.
     reactor: Guarded<Option<Reactor<Task>>>,
-    /// The way in for other threads. Given up with the reactor: it holds the descriptors of the sleep.
-    remote: Guarded<Option<Remote<Task>>>,
     pub(crate) read_buffer: Guarded<ReadBuffer>,
     closed: AtomicBool,
     debug: AtomicBool,
@@ -174,9 +172,9 @@ impl Loop {
         if near {
             return self.reactor(py, |reactor| reactor.push(task));
         }
-        self.remote
-            .with(py, |remote| match remote {
-                Some(remote) => remote.push(task),
+        self.reactor
+            .with(py, |reactor| match reactor {
+                Some(reactor) => reactor.post(task),
                 None => Err(task),
             })
             .map_err(|_task| PyRuntimeError::new_err("Event loop is closed"))
@@ -202,10 +200,8 @@ impl Loop {
     #[pyo3(signature = (*args, **_kwargs))]
     fn new(args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let reactor = Reactor::new().map_err(|error| os_error(args.py(), &error))?;
-        let remote = reactor.remote();
         Ok(Self {
             reactor: Guarded::new(Some(reactor)),
-            remote: Guarded::new(Some(remote)),
             read_buffer: Guarded::new(ReadBuffer::new()),
             closed: AtomicBool::new(false),
             debug: AtomicBool::new(false),
@@ -381,10 +377,9 @@ impl Loop {
 
     fn __clear__(&self, py: Python<'_>) {
         let reactor = self.reactor.with(py, Option::take);
-        let remote = self.remote.with(py, Option::take);
         // Dropped here, outside of the guard: what goes may run Python code.
         let tasks = reactor.map(|mut reactor| reactor.drain());
-        drop((tasks, remote));
+        drop(tasks);
     }
 }
 

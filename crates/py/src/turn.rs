@@ -48,23 +48,24 @@ pub(crate) fn run(slf: &Bound<'_, Loop>) -> PyResult<()> {
     let _running = Running::claim(owner)?;
     let mut events = Events::new();
     let mut process = fork::generation();
-    let mut sleeper = owner.reactor(py, |reactor| {
-        reactor.begin_run();
-        reactor.sleeper()
-    })?;
+    owner.reactor(py, |reactor| reactor.begin_run())?;
     loop {
         let may_sleep = !owner.stopping.load(Ordering::Relaxed);
         let plan = owner.reactor(py, |reactor| reactor.prepare(may_sleep))?;
         if process != fork::generation() {
             // A callback forked, and this is the child.
             process = fork::generation();
-            sleeper = owner.reactor(py, |reactor| reactor.sleeper())?;
             slf.call_method0(intern!(py, "_after_fork"))?;
         }
         let polled = match plan {
             Plan::Skip => Ok(()),
-            Plan::Look => sleeper.poll(&mut events, &plan),
-            Plan::Sleep(_) => py.detach(|| sleeper.poll(&mut events, &plan)),
+            Plan::Look => owner
+                .reactor(py, |reactor| reactor.sleeper())?
+                .poll(&mut events, &plan),
+            Plan::Sleep(_) => {
+                let sleeper = owner.reactor(py, |reactor| reactor.sleeper())?;
+                py.detach(|| sleeper.poll(&mut events, &plan))
+            }
         };
         let batch = owner.reactor(py, |reactor| reactor.collect(&mut events))?;
         match polled {

@@ -15,7 +15,7 @@ struct Queue<H> {
 pub(crate) struct Inbox<H, B> {
     bell: Arc<B>,
     queue: Mutex<Queue<H>>,
-    /// Set in a forked child: the inbox that took this one's place. A lock cannot be made anew in
+    /// Set when the reactor was opened again: the inbox that took this one's place. A lock cannot be made anew in
     /// place, and this one may be held by a thread that the fork left behind.
     successor: OnceLock<Arc<Self>>,
 }
@@ -83,10 +83,10 @@ impl<H, B: Bell> Inbox<H, B> {
         }
     }
 
-    /// Has `next` take this inbox's place and takes what is in it, if the lock is not one of a
-    /// vanished thread.
+    /// Has `next` take this inbox's place and takes what is in it; in a forked child, if the lock is
+    /// not one of a vanished thread.
     pub(crate) fn succeed(self: &Arc<Self>, next: &Arc<Self>, taken: &mut Vec<H>) {
-        let queue = self.try_lock();
+        let queue = self.lock();
         let _ = self.successor.set(Arc::clone(next));
         match queue {
             Some(mut queue) => {

@@ -14,6 +14,14 @@ use crate::registrations::{ChildKey, Refused, Registrations, Side, Token};
 use crate::sleep::{Bell, Sleeper};
 use crate::timers::{TimerKey, Timers};
 
+/// So many events of registrations that are no more, and the reactor opens a new poller.
+///
+/// A descriptor that was closed under its watch, while a duplicate of it lives on (`dup`, or in a
+/// child), stays in an epoll set under a number that nobody can name any more, and a level-triggered
+/// one reports in every turn. A set without it is the only way out. See epoll(7), "Will closing a
+/// file descriptor cause it to be removed".
+const LATE: u32 = 16;
+
 /// With work waiting, the system is asked at least every so many turns. Asking costs 120 ns and
 /// more, a turn of one cheap callback half of that.
 pub const LOOK_TURNS: u32 = 8;
@@ -54,6 +62,8 @@ pub struct Reactor<H> {
     taken: Vec<H>,
     /// Handles whose descriptors were closed without a word, kept for `drain`.
     lost: Vec<H>,
+    /// Events of registrations that are no more, since the poller was opened.
+    late: u32,
     /// Turns since the system was last asked.
     skipped: u32,
     /// When the system was last asked.
@@ -82,6 +92,7 @@ impl<H: Clone> Reactor<H> {
             sleeper,
             taken: Vec::new(),
             lost: Vec::new(),
+            late: 0,
             skipped: LOOK_TURNS,
             looked: 0,
             clock: None,
@@ -202,13 +213,19 @@ impl<H: Clone> Reactor<H> {
 
     // Other threads
 
+    /// What [`Remote::push`] does, for a binding whose lock on the reactor other threads take.
+    pub fn post(&self, handle: H) -> Result<(), H> {
+        self.inbox.push(handle)
+    }
+
     /// What other threads push with.
     #[must_use]
     pub fn remote(&self) -> Remote<H> {
         Remote::new(Arc::clone(&self.inbox))
     }
 
-    /// What the middle phase of a turn is done with. Another one after [`reopen`](Self::reopen).
+    /// What the middle phase of a turn is done with. Ask each turn: [`reopen`](Self::reopen), which
+    /// [`collect`](Self::collect) may find necessary, makes another one.
     #[must_use]
     pub fn sleeper(&self) -> Arc<Sleeper> {
         Arc::clone(&self.sleeper)
@@ -269,10 +286,18 @@ impl<H: Clone> Reactor<H> {
                 self.skipped = LOOK_TURNS; // there may be more
             }
             for event in events.iter() {
-                self.registrations
-                    .dispatch(&self.sleeper, event, |job| self.ready.push_back(job));
+                let ready = &mut self.ready;
+                let known = self
+                    .registrations
+                    .dispatch(&self.sleeper, event, |job| ready.push_back(job));
+                self.late += u32::from(!known);
             }
             events.clear();
+            if self.late >= LATE {
+                self.late = 0;
+                // No descriptor left for it: the next late events try again.
+                let _ = self.reopen();
+            }
         }
         if self.sleeper.sleep().is_notified() {
             self.take_remote();
@@ -294,7 +319,7 @@ impl<H: Clone> Reactor<H> {
 
     // Fork and close
 
-    /// Makes the reactor this process's own, in a forked child: a new poller, a new waker, every
+    /// Opens a new poller, and in a forked child makes the reactor this process's own by it: a new poller, a new waker, every
     /// registration made again, and remotes that work again whatever the threads held that the fork
     /// left behind.
     ///

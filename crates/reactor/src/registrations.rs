@@ -417,18 +417,19 @@ impl<H> Registrations<H> {
 }
 
 impl<H: Clone> Registrations<H> {
-    /// Turns an event into the jobs of those who wait for it.
+    /// Turns an event into the jobs of those who wait for it. False if the event is of a
+    /// registration that is no more.
     #[inline]
     pub(crate) fn dispatch(
         &mut self,
         sleeper: &Sleeper,
         event: Event,
         mut job: impl FnMut(Job<H>),
-    ) {
+    ) -> bool {
         let readiness = event.readiness;
         let token = Token(event.token);
         let Some(slot) = self.named(token) else {
-            return; // the waker's, or late
+            return token == Token::WAKER;
         };
         match &slot.kind {
             Kind::Attached(handle) => job(Job {
@@ -461,6 +462,7 @@ impl<H: Clone> Registrations<H> {
             }
             Kind::Vacant => {}
         }
+        true
     }
 }
 

@@ -100,7 +100,14 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
     """
 
     def __init__(self) -> None:
-        super().__init__(_Selector(self))
+        try:
+            super().__init__(_Selector(self))
+        except BaseException:
+            # No descriptor left for the self-pipe: what there is of the loop is closed, so that nobody
+            # tries to close the rest.
+            self._close()
+            self._closed = True
+            raise
         self._ready = _Ready(self)
 
     # Running -----------------------------------------------------------------------------------------------
@@ -157,7 +164,12 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
         signal.set_wakeup_fd(-1)
 
     def _after_fork(self) -> None:
-        """In a forked child that runs on: a self-pipe of its own, for the old one is the parent's, too."""
+        """In a forked child that came back to this loop and runs on.
+
+        It needs a self-pipe of its own, for the old one is the parent's, too. And it is running again: asyncio
+        forgets the running loop in every forked child, so that one may begin with ``asyncio.run``.
+        """
+        asyncio.events._set_running_loop(self)
         self._close_self_pipe()
         self._make_self_pipe()
         self._wake_up_by_signals()
