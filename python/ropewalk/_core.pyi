@@ -3,11 +3,16 @@
 import asyncio
 import contextvars
 import socket
+import sys
 from asyncio.transports import _FlowControlMixin
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar, final
 
+from typing_extensions import disjoint_base
+
 _T = TypeVar("_T")
+
+__all__ = ["Handle", "Loop", "StreamTransport", "TimerHandle", "__version__"]
 
 __version__: str
 
@@ -19,6 +24,14 @@ class Handle(asyncio.Handle):
 class TimerHandle(asyncio.TimerHandle):
     def get_context(self) -> contextvars.Context: ...
 
+if sys.version_info >= (3, 14):
+    __all__ += ["ThreadSafeHandle"]
+
+    @final
+    class ThreadSafeHandle(asyncio.Handle):
+        def get_context(self) -> contextvars.Context: ...
+
+@disjoint_base
 class Loop:
     """The native half of ``ropewalk.asyncio.EventLoop``."""
 
@@ -81,6 +94,7 @@ class Loop:
         /,
     ) -> None: ...
 
+@disjoint_base
 class StreamTransport(_FlowControlMixin):
     """A stream socket on the reactor."""
 

@@ -390,13 +390,13 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     heap::add_methods(
         &class,
         vec![
-            method!(c"call_soon", keywords, call_soon),
-            method!(c"call_soon_threadsafe", keywords, call_soon_threadsafe),
-            method!(c"call_later", keywords, call_later),
-            method!(c"call_at", keywords, call_at),
-            method!(c"time", noargs, time),
-            method!(c"create_future", noargs, create_future),
-            method!(c"create_task", keywords, create_task),
+            method!(c"call_soon", c"call_soon($self, callback, *args, context=None)\n--\n\nSchedule callback(*args) for the next iteration of the event loop, after what was scheduled before.\n\nIt runs in context, or in a copy of the current one. Returns an asyncio.Handle. Not thread-safe.\nRaises RuntimeError if the loop is closed.", keywords, call_soon),
+            method!(c"call_soon_threadsafe", c"call_soon_threadsafe($self, callback, *args, context=None)\n--\n\nSchedule callback(*args) from any thread, and wake the event loop if it sleeps.\n\nReturns an asyncio.Handle, whose cancel() is thread-safe too. Raises RuntimeError if the loop is closed.", keywords, call_soon_threadsafe),
+            method!(c"call_later", c"call_later($self, delay, callback, *args, context=None)\n--\n\nSchedule callback(*args) to run after delay seconds (int or float).\n\nCallbacks of the same moment run in the order in which they were scheduled. Returns an\nasyncio.TimerHandle. Not thread-safe. Raises RuntimeError if the loop is closed.", keywords, call_later),
+            method!(c"call_at", c"call_at($self, when, callback, *args, context=None)\n--\n\nLike call_later(), at a time of the loop's own clock: see time().", keywords, call_at),
+            method!(c"time", c"time($self)\n--\n\nReturn the time of the loop's clock, which is the monotonic one, in seconds.", noargs, time),
+            method!(c"create_future", c"create_future($self)\n--\n\nReturn a new asyncio.Future of this loop.", noargs, create_future),
+            method!(c"create_task", c"create_task($self, coro, **kwargs)\n--\n\nSchedule a coroutine and return its asyncio.Task, made by the task factory if one is set.\n\nKeywords (name, context, and eager_start from Python 3.14 on) go to the task or the factory.", keywords, create_task),
         ],
     )
 }

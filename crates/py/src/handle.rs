@@ -257,9 +257,9 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let events = module.py().import("asyncio.events")?;
     let common = || {
         vec![
-            method!(c"cancel", noargs, cancel),
-            method!(c"cancelled", noargs, cancelled),
-            method!(c"get_context", noargs, context),
+            method!(c"cancel", c"cancel($self)\n--\n\nCancel the callback. If it has run or was cancelled before, this has no effect.", noargs, cancel),
+            method!(c"cancelled", c"cancelled($self)\n--\n\nReturn True if the callback was cancelled.", noargs, cancelled),
+            method!(c"get_context", c"get_context($self)\n--\n\nReturn the contextvars.Context in which the callback runs.", noargs, context),
         ]
     };
     let getters = || {
@@ -297,7 +297,12 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     )?;
     let timer: Bound<'_, PyType> = events.getattr("TimerHandle")?.cast_into()?;
     let mut timer_methods = common();
-    timer_methods.push(method!(c"when", noargs, when));
+    timer_methods.push(method!(
+        c"when",
+        c"when($self)\n--\n\nReturn the time of the callback: seconds of the loop's clock.",
+        noargs,
+        when
+    ));
     let mut timer_getters = getters();
     timer_getters.push(getter!(c"_when", when));
     timer_getters.push(getter!(c"_scheduled", is_scheduled));
@@ -318,9 +323,9 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
                 c"ropewalk._core.ThreadSafeHandle",
                 c"A callback that another thread gave the loop; cancel it from any thread.",
                 vec![
-                    method!(c"cancel", noargs, cancel_shared),
-                    method!(c"cancelled", noargs, cancelled_shared),
-                    method!(c"get_context", noargs, context),
+                    method!(c"cancel", c"cancel($self)\n--\n\nCancel the callback. If it has run or was cancelled before, this has no effect.", noargs, cancel_shared),
+                    method!(c"cancelled", c"cancelled($self)\n--\n\nReturn True if the callback was cancelled.", noargs, cancelled_shared),
+                    method!(c"get_context", c"get_context($self)\n--\n\nReturn the contextvars.Context in which the callback runs.", noargs, context),
                 ],
                 getters(),
             ),

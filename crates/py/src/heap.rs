@@ -161,6 +161,42 @@ impl<'a, 'py> Arguments<'a, 'py> {
         self.values
     }
 
+    /// The one value of a function with one parameter.
+    ///
+    /// # Errors
+    /// `TypeError` unless it is there, alone, under that name if any.
+    #[inline]
+    pub(crate) fn only(
+        &self,
+        py: Python<'py>,
+        function: &CStr,
+        parameter: &str,
+    ) -> PyResult<Ref<'a, 'py>> {
+        if let ([value], true) = (self.values, self.names.is_null()) {
+            // SAFETY: an argument of the call that is being served.
+            return Ok(unsafe { Borrowed::from_ptr(py, *value) });
+        }
+        self.only_by_name(py, function, parameter)
+    }
+
+    #[cold]
+    fn only_by_name(
+        &self,
+        py: Python<'py>,
+        function: &CStr,
+        parameter: &str,
+    ) -> PyResult<Ref<'a, 'py>> {
+        let function = function.to_string_lossy();
+        let [value] = self.named_or_positional(py, &function, [parameter])?;
+        match (value, self.values) {
+            // SAFETY: an argument of the call that is being served.
+            (_, [value]) => Ok(unsafe { Borrowed::from_ptr(py, *value) }),
+            _ => Err(PyTypeError::new_err(format!(
+                "{function}() missing 1 required positional argument: '{parameter}'"
+            ))),
+        }
+    }
+
     /// The values of a function's parameters, all optional, given either way; `None` if absent or `None`.
     ///
     /// # Errors
@@ -276,9 +312,10 @@ impl<'a, 'py> Arguments<'a, 'py> {
     }
 }
 
-/// One `PyMethodDef` of a raw type; the kinds are CPython's calling conventions.
+/// One `PyMethodDef` of a raw type: its name, its docstring behind the signature that `inspect` reads, and how it
+/// is called.
 macro_rules! method {
-    ($name:literal, noargs, $function:path) => {{
+    ($name:literal, $doc:expr, noargs, $function:path) => {{
         unsafe extern "C" fn call(
             this: *mut pyo3::ffi::PyObject,
             _: *mut pyo3::ffi::PyObject,
@@ -288,33 +325,38 @@ macro_rules! method {
         }
         $crate::heap::definition(
             $name,
+            $doc,
             pyo3::ffi::PyMethodDefPointer { PyCFunction: call },
             pyo3::ffi::METH_NOARGS,
         )
     }};
-    ($name:literal, one, $function:path) => {{
+    // One parameter, by position as a rule, by name if somebody likes.
+    ($name:literal, $doc:expr, one $parameter:literal, $function:path) => {{
         unsafe extern "C" fn call(
             this: *mut pyo3::ffi::PyObject,
-            argument: *mut pyo3::ffi::PyObject,
+            values: *const *mut pyo3::ffi::PyObject,
+            count: pyo3::ffi::Py_ssize_t,
+            names: *mut pyo3::ffi::PyObject,
         ) -> *mut pyo3::ffi::PyObject {
-            // SAFETY: called by CPython on live objects.
+            // SAFETY: called by CPython on live objects, by the convention that the flags name.
             unsafe {
                 $crate::heap::door(|py| {
-                    $function(
-                        py,
-                        pyo3::Borrowed::from_ptr(py, this),
-                        pyo3::Borrowed::from_ptr(py, argument),
-                    )
+                    let given = $crate::heap::Arguments::new(py, values, count, names);
+                    let value = given.only(py, $name, $parameter)?;
+                    $function(py, pyo3::Borrowed::from_ptr(py, this), value)
                 })
             }
         }
         $crate::heap::definition(
             $name,
-            pyo3::ffi::PyMethodDefPointer { PyCFunction: call },
-            pyo3::ffi::METH_O,
+            $doc,
+            pyo3::ffi::PyMethodDefPointer {
+                PyCFunctionFastWithKeywords: call,
+            },
+            pyo3::ffi::METH_FASTCALL | pyo3::ffi::METH_KEYWORDS,
         )
     }};
-    ($name:literal, keywords, $function:path) => {{
+    ($name:literal, $doc:expr, keywords, $function:path) => {{
         unsafe extern "C" fn call(
             this: *mut pyo3::ffi::PyObject,
             values: *const *mut pyo3::ffi::PyObject,
@@ -334,6 +376,7 @@ macro_rules! method {
         }
         $crate::heap::definition(
             $name,
+            $doc,
             pyo3::ffi::PyMethodDefPointer {
                 PyCFunctionFastWithKeywords: call,
             },
@@ -366,6 +409,7 @@ pub(crate) use getter;
 
 pub(crate) const fn definition(
     name: &'static CStr,
+    doc: &'static CStr,
     function: ffi::PyMethodDefPointer,
     flags: c_int,
 ) -> ffi::PyMethodDef {
@@ -373,7 +417,7 @@ pub(crate) const fn definition(
         ml_name: name.as_ptr(),
         ml_meth: function,
         ml_flags: flags,
-        ml_doc: ptr::null(),
+        ml_doc: doc.as_ptr(),
     }
 }
 

@@ -567,21 +567,21 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         .getattr("_FlowControlMixin")?
         .cast_into()?;
     let mut methods = vec![
-        method!(c"get_protocol", noargs, get_protocol),
-        method!(c"set_protocol", one, set_protocol),
-        method!(c"is_closing", noargs, is_closing),
-        method!(c"is_reading", noargs, is_reading),
-        method!(c"pause_reading", noargs, pause_reading),
-        method!(c"resume_reading", noargs, resume_reading),
-        method!(c"close", noargs, close),
-        method!(c"abort", noargs, abort),
-        method!(c"_force_close", one, force_close_with),
-        method!(c"_fatal_error", keywords, fatal_error),
-        method!(c"_abandon", noargs, abandon),
-        method!(c"_addresses", noargs, addresses),
-        method!(c"_suspend", noargs, suspend),
-        method!(c"_resume", noargs, resume),
-        method!(c"_set_extra", one, set_extra),
+        method!(c"get_protocol", c"get_protocol($self)\n--\n\nReturn the current protocol.", noargs, get_protocol),
+        method!(c"set_protocol", c"set_protocol($self, protocol)\n--\n\nSwitch to another protocol; it is not told of the connection.", one "protocol", set_protocol),
+        method!(c"is_closing", c"is_closing($self)\n--\n\nReturn True if the transport is closing or closed.", noargs, is_closing),
+        method!(c"is_reading", c"is_reading($self)\n--\n\nReturn True if the transport is receiving.", noargs, is_reading),
+        method!(c"pause_reading", c"pause_reading($self)\n--\n\nPause receiving. The protocol gets no data until resume_reading(). Again is no error.", noargs, pause_reading),
+        method!(c"resume_reading", c"resume_reading($self)\n--\n\nResume receiving. Again is no error.", noargs, resume_reading),
+        method!(c"close", c"close($self)\n--\n\nClose the transport: what is buffered is sent, then the protocol's connection_lost(None) is called.", noargs, close),
+        method!(c"abort", c"abort($self)\n--\n\nClose the transport at once. What is buffered is lost; connection_lost(None) is called.", noargs, abort),
+        method!(c"_force_close", c"_force_close($self, exc)\n--\n\nInternal.", one "exc", force_close_with),
+        method!(c"_fatal_error", c"_fatal_error($self, exc, message=\"Fatal error on transport\")\n--\n\nInternal.", keywords, fatal_error),
+        method!(c"_abandon", c"_abandon($self)\n--\n\nInternal.", noargs, abandon),
+        method!(c"_addresses", c"_addresses($self)\n--\n\nInternal.", noargs, addresses),
+        method!(c"_suspend", c"_suspend($self)\n--\n\nInternal.", noargs, suspend),
+        method!(c"_resume", c"_resume($self)\n--\n\nInternal.", noargs, resume),
+        method!(c"_set_extra", c"_set_extra($self, extra)\n--\n\nInternal.", one "extra", set_extra),
     ];
     methods.extend(write::methods());
     let raw = RawType::new(

@@ -111,19 +111,15 @@ impl Output {
 
 pub(super) fn methods() -> Vec<ffi::PyMethodDef> {
     vec![
-        method!(c"write", one, write),
-        method!(c"writelines", one, writelines),
-        method!(c"write_eof", noargs, write_eof),
-        method!(c"can_write_eof", noargs, can_write_eof),
-        method!(c"get_write_buffer_size", noargs, get_write_buffer_size),
-        method!(c"get_write_buffer_limits", noargs, get_write_buffer_limits),
-        method!(
-            c"set_write_buffer_limits",
-            keywords,
-            set_write_buffer_limits
-        ),
-        method!(c"_make_empty_waiter", noargs, make_empty_waiter),
-        method!(c"_reset_empty_waiter", noargs, reset_empty_waiter),
+        method!(c"write", c"write($self, data)\n--\n\nSend data, a bytes, bytearray or memoryview, without waiting: what the socket does not take is buffered.\n\nRaises TypeError for other types, RuntimeError after write_eof() or during sendfile.", one "data", write),
+        method!(c"writelines", c"writelines($self, list_of_data)\n--\n\nSend several pieces of data, in order, as write() does.", one "list_of_data", writelines),
+        method!(c"write_eof", c"write_eof($self)\n--\n\nClose the writing side once what is buffered is sent. Receiving goes on.", noargs, write_eof),
+        method!(c"can_write_eof", c"can_write_eof($self)\n--\n\nReturn True: a stream socket can be closed one side at a time.", noargs, can_write_eof),
+        method!(c"get_write_buffer_size", c"get_write_buffer_size($self)\n--\n\nReturn how many bytes wait in the write buffer.", noargs, get_write_buffer_size),
+        method!(c"get_write_buffer_limits", c"get_write_buffer_limits($self)\n--\n\nReturn (low, high), the water marks of the write buffer in bytes.", noargs, get_write_buffer_limits),
+        method!(c"set_write_buffer_limits", c"set_write_buffer_limits($self, high=None, low=None)\n--\n\nSet the water marks of the write buffer, in bytes.\n\nThe protocol's pause_writing() is called above high, resume_writing() at low or below. The defaults are\n64 KiB for high and a quarter of it for low. Raises ValueError unless high >= low >= 0.", keywords, set_write_buffer_limits),
+        method!(c"_make_empty_waiter", c"_make_empty_waiter($self)\n--\n\nInternal.", noargs, make_empty_waiter),
+        method!(c"_reset_empty_waiter", c"_reset_empty_waiter($self)\n--\n\nInternal.", noargs, reset_empty_waiter),
     ]
 }
 
