@@ -235,7 +235,9 @@ def _certificate() -> str:
             ),
         ),
     )
-    padded = _der(0x30, _der(0x30, oid(2, 16, 840, 1, 101, 3, 4, 2, 1), _der(5)), _der(4, hashlib.sha256(body).digest()))
+    padded = _der(
+        0x30, _der(0x30, oid(2, 16, 840, 1, 101, 3, 4, 2, 1), _der(5)), _der(4, hashlib.sha256(body).digest())
+    )
     padded = b"\0\1" + b"\xff" * (253 - len(padded)) + b"\0" + padded
     signature = pow(int.from_bytes(padded, "big"), d, n).to_bytes(256, "big")
     whole = _der(0x30, body, rsa_sha256, _der(3, b"\0", signature))

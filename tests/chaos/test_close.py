@@ -227,7 +227,9 @@ def test_a_loop_in_a_cycle_with_a_transport_is_collected() -> None:
     assert done.stdout == "well\n"
 
 
-@pytest.mark.parametrize("pending", ["task", "timer", "reader", "server", "connection", "process", "executor", "future"])
+@pytest.mark.parametrize(
+    "pending", ["task", "timer", "reader", "server", "connection", "process", "executor", "future"]
+)
 def test_closing_with_each_kind_of_work_pending(pending: str) -> None:
     done = rig.script(
         """

@@ -833,9 +833,7 @@ def test_a_waiter_that_is_cancelled_while_a_connection_is_made(loop: Any) -> Non
     async def main() -> None:
         with rig.listening() as server:
             for turns in range(6):
-                connecting = loop.create_task(
-                    loop.create_connection(lambda: Plain("", Oops()), *server.getsockname())
-                )
+                connecting = loop.create_task(loop.create_connection(lambda: Plain("", Oops()), *server.getsockname()))
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 connecting.cancel()
@@ -928,5 +926,3 @@ def test_the_default_exception_handler_writes_the_traceback() -> None:
     assert "Exception in callback guilty()" in done.stderr
     assert "ValueError: the reason" in done.stderr
     assert "in guilty" in done.stderr
-
-

@@ -55,7 +55,6 @@ def test_all_programs_are_there(programs: Path) -> None:
     assert len(PROGRAMS) == COUNT
 
 
-@pytest.mark.timeout(200)
 @pytest.fixture(scope="module")
 def site(programs: Path) -> Iterator[str]:
     """The web sites that the programs download, on loopback; gives the port."""
