@@ -90,5 +90,8 @@ def uninstall() -> None:
             owner, name, value = _replaced.pop()
             if name:
                 setattr(owner, name, value)
-            elif asyncio.events._event_loop_policy is None:  # type: ignore[attr-defined]
+                continue
+            # The policy of before, unless the program has set one meanwhile. (Asking makes a default one.)
+            policy = asyncio.events._event_loop_policy  # type: ignore[attr-defined]
+            if policy is None or type(policy) is _DefaultPolicy:
                 _set_policy(value)

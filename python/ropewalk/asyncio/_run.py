@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.events
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -40,5 +41,7 @@ def run(
     Raises ``RuntimeError`` if an event loop runs in this thread already, and whatever ``main`` raises. Ctrl-C
     cancels ``main`` first and raises ``KeyboardInterrupt`` afterwards.
     """
+    if asyncio.events._get_running_loop() is not None:  # before the runner makes a loop, as asyncio.run looks
+        raise RuntimeError("ropewalk.run() cannot be called from a running event loop")
     with Runner(debug=debug, loop_factory=loop_factory) as runner:
         return runner.run(main)
