@@ -210,6 +210,9 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
         timer._scheduled = True  # type: ignore[attr-defined]
         return timer
 
+    _plain_call_at.__name__ = "call_at"  # as errors name it
+    _plain_call_at.__qualname__ = "EventLoop.call_at"
+
     def _run_handle(self, handle: Any) -> None:
         """Run a handle by its own method; in debug mode say so if it took long."""
         try:
