@@ -185,7 +185,7 @@ def test_a_duplicate_keeps_reporting_under_no_number(our_loop: Any) -> None:
 
 def test_a_socket_closed_under_sock_recv(loop: Any) -> None:
     async def main() -> None:
-        with rig.pair() as (ours, theirs):
+        with rig.pair() as (ours, _):
             receiving = loop.create_task(loop.sock_recv(ours, 10))
             await turns()
             ours.close()

@@ -124,6 +124,10 @@ fn run(actions: Vec<(usize, Action)>) -> Result<(), TestCaseError> {
                     prop_assert_eq!((error.raw_os_error(), handle), (Some(libc::EBADF), id));
                 } else {
                     let mut new = old;
+                    if place.kernel == Kernel::Nothing {
+                        // Another file by now: the other side's handle waited for the old one.
+                        lost.extend(new[1 - side as usize].take());
+                    }
                     new[side as usize] = Some(id);
                     place.table = Table::Watched(new);
                     place.kernel = Kernel::Level;
