@@ -19,7 +19,7 @@ use ropewalk_sys::{clock, fork};
 use crate::call::{Args, copy_context};
 use crate::error::os_error;
 use crate::guard::Guarded;
-use crate::handle::HandleRef;
+use crate::handle::{Call, HandleRef};
 use crate::heap::{self, Arguments, Ref, Returned, method};
 use crate::object::Obj;
 use crate::shared::Shared;
@@ -413,12 +413,26 @@ fn delegate(
     given.call_method(py, this, name)
 }
 
+/// The call that the arguments of a `call_...` method describe.
 #[inline]
-fn context_or_copy(py: Python<'_>, context: Option<*mut ffi::PyObject>) -> PyResult<Obj> {
-    match context {
-        // SAFETY: an argument of the call that is being served.
-        Some(context) => Ok(unsafe { Obj::from_borrowed(context) }),
-        None => copy_context(py),
+fn call_of(
+    py: Python<'_>,
+    this: Ref<'_, '_>,
+    callback: *mut ffi::PyObject,
+    args: &[*mut ffi::PyObject],
+    context: Option<*mut ffi::PyObject>,
+) -> PyResult<Call> {
+    // SAFETY: all of them are arguments of the call that is being served.
+    unsafe {
+        Ok(Call {
+            owner: Obj::from_borrowed(this.as_ptr()),
+            callback: Obj::from_borrowed(callback),
+            args: Args::new(py, args)?,
+            context: match context {
+                Some(context) => Obj::from_borrowed(context),
+                None => copy_context(py)?,
+            },
+        })
     }
 }
 
@@ -428,16 +442,7 @@ fn call_soon(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Ret
     if let ([callback, args @ ..], Some(context), false) =
         (given.positional(), given.context(py), owner.debug())
     {
-        let context = context_or_copy(py, context)?;
-        // SAFETY: arguments of the call that is being served.
-        let (this, callback, args) = unsafe {
-            (
-                Obj::from_borrowed(this.as_ptr()),
-                Obj::from_borrowed(*callback),
-                Args::new(py, args)?,
-            )
-        };
-        let handle = HandleRef::new(py, this, callback, args, context)?;
+        let handle = HandleRef::new(py, call_of(py, this, *callback, args, context)?)?;
         let task = Task::Handle(handle.clone());
         owner.reactor(py, |reactor| reactor.push(task))?;
         return Ok(handle.into_obj().into_ptr());
@@ -451,16 +456,7 @@ fn call_soon_threadsafe(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, 
     if let ([callback, args @ ..], Some(context), false) =
         (given.positional(), given.context(py), owner.debug())
     {
-        let context = context_or_copy(py, context)?;
-        // SAFETY: arguments of the call that is being served.
-        let (this, callback, args) = unsafe {
-            (
-                Obj::from_borrowed(this.as_ptr()),
-                Obj::from_borrowed(*callback),
-                Args::new(py, args)?,
-            )
-        };
-        let handle = HandleRef::shared(py, this, callback, args, context)?;
+        let handle = HandleRef::shared(py, call_of(py, this, *callback, args, context)?)?;
         owner.enqueue(py, Task::Shared(handle.clone()))?;
         return Ok(handle.into_obj().into_ptr());
     }
@@ -500,16 +496,7 @@ fn schedule(
 ) -> Returned {
     let owner = Loop::of(this);
     owner.check_open()?;
-    let context = context_or_copy(py, context)?;
-    // SAFETY: arguments of the call that is being served.
-    let (this, callback, args) = unsafe {
-        (
-            Obj::from_borrowed(this.as_ptr()),
-            Obj::from_borrowed(callback),
-            Args::new(py, args)?,
-        )
-    };
-    let handle = HandleRef::timer(py, this, callback, args, context, when)?;
+    let handle = HandleRef::timer(py, call_of(py, this, callback, args, context)?, when)?;
     let task = Task::Handle(handle.clone());
     let key = owner.reactor(py, |reactor| reactor.add_timer(nanoseconds(when), task))?;
     handle.scheduled(py, key);

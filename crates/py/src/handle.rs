@@ -47,71 +47,56 @@ static TIMER: OnceLock<RawType> = OnceLock::new();
 /// threads' `cancel()` and `cancelled()` wait while the callback runs.
 static SHARED: OnceLock<RawType> = OnceLock::new();
 
+/// What a handle is made for: `callback(*args)`, in `context`, by the loop `owner`.
+pub(crate) struct Call {
+    pub(crate) owner: Obj,
+    pub(crate) callback: Obj,
+    pub(crate) args: Args,
+    pub(crate) context: Obj,
+}
+
 /// A reference to a native handle.
 #[derive(Clone, Debug)]
 pub(crate) struct HandleRef(Obj);
 
 impl HandleRef {
-    /// A handle for `callback(*args)` in `context`.
     #[inline]
-    pub(crate) fn new(
-        py: Python<'_>,
-        owner: Obj,
-        callback: Obj,
-        args: Args,
-        context: Obj,
-    ) -> PyResult<Self> {
-        Self::make(py, &PLAIN, owner, callback, args, context, 0.0)
+    pub(crate) fn new(py: Python<'_>, call: Call) -> PyResult<Self> {
+        Self::make(py, &PLAIN, call, 0.0)
     }
 
-    /// The same, for `call_soon_threadsafe`.
+    /// A handle for `call_soon_threadsafe`.
     #[inline]
-    pub(crate) fn shared(
-        py: Python<'_>,
-        owner: Obj,
-        callback: Obj,
-        args: Args,
-        context: Obj,
-    ) -> PyResult<Self> {
+    pub(crate) fn shared(py: Python<'_>, call: Call) -> PyResult<Self> {
         let class = if SHARED.get().is_some() {
             &SHARED
         } else {
             &PLAIN
         };
-        Self::make(py, class, owner, callback, args, context, 0.0)
+        Self::make(py, class, call, 0.0)
     }
 
-    /// A handle for `callback(*args)` in `context`, at `when` seconds of the loop's clock.
+    /// A handle for a call at `when` seconds of the loop's clock.
     #[inline]
-    pub(crate) fn timer(
-        py: Python<'_>,
-        owner: Obj,
-        callback: Obj,
-        args: Args,
-        context: Obj,
-        when: f64,
-    ) -> PyResult<Self> {
-        Self::make(py, &TIMER, owner, callback, args, context, when)
+    pub(crate) fn timer(py: Python<'_>, call: Call, when: f64) -> PyResult<Self> {
+        Self::make(py, &TIMER, call, when)
     }
 
     #[inline]
     fn make(
         py: Python<'_>,
         class: &'static OnceLock<RawType>,
-        owner: Obj,
-        callback: Obj,
-        args: Args,
-        context: Obj,
+        call: Call,
         when: f64,
     ) -> PyResult<Self> {
         let class = class
             .get()
             .ok_or_else(|| PyImportError::new_err("ropewalk._core is not initialised"))?;
         let body = Body {
-            owner: Some(owner),
-            context: Some(context),
-            callback: Some(callback),
-            args,
+            owner: Some(call.owner),
+            context: Some(call.context),
+            callback: Some(call.callback),
+            args: call.args,
             when,
             timer: None,
             cancelled: false,

@@ -8,7 +8,7 @@ use ropewalk_reactor::Side;
 use crate::call::{Args, copy_context};
 use crate::error::os_error;
 use crate::eventloop::{Loop, Task};
-use crate::handle::HandleRef;
+use crate::handle::{Call, HandleRef};
 
 /// The number of a descriptor given as an int or as an object with `fileno()`; the rules and the exceptions
 /// are those of the `selectors` module.
@@ -52,7 +52,13 @@ fn handle(
     } else {
         Args::Many(args.into())
     };
-    HandleRef::new(py, slf.as_any().into(), callback.into(), args, context)
+    let call = Call {
+        owner: slf.as_any().into(),
+        callback: callback.into(),
+        args,
+        context,
+    };
+    HandleRef::new(py, call)
 }
 
 /// Watches one side of a descriptor, in place of what watched it before.
