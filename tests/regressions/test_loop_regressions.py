@@ -1,0 +1,171 @@
+"""Bugs that the event loop once had."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import socket
+import struct
+from typing import Any
+
+import pytest
+import rig
+import ropewalk
+
+
+def test_a_closed_loop_that_is_kept_keeps_no_descriptors() -> None:
+    gc.collect()
+    before = rig.descriptors()
+    loop = ropewalk.new_event_loop()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    assert rig.descriptors() == before
+    assert loop.is_closed()
+
+
+def test_errors_of_the_system_carry_their_number() -> None:
+    lost: list[Any] = []
+
+    class Protocol(asyncio.Protocol):
+        def connection_lost(self, exc: BaseException | None) -> None:
+            lost.append(exc)
+
+    async def main(loop: Any) -> None:
+        with pytest.raises(OSError, match=r"\[Errno 9\] Bad file descriptor") as caught:
+            loop.add_reader(987654, print)
+        assert caught.value.errno == errno.EBADF
+        with rig.listening() as server:
+            ours = socket.create_connection(server.getsockname())
+            theirs, _ = server.accept()
+        await loop.connect_accepted_socket(Protocol, ours)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        await rig.until(lambda: lost)
+
+    with rig.borrowed(ropewalk.new_event_loop) as loop:
+        rig.run(loop, main(loop))
+    assert type(lost[0]) is ConnectionResetError
+    assert lost[0].errno == errno.ECONNRESET
+
+
+def test_a_reader_of_a_closed_descriptor_does_not_move_in_with_the_next_connection() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.read(10))
+        writer.close()
+
+    async def main(loop: Any) -> None:
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        one, other = socket.socketpair()
+        for sock in (one, other):
+            loop.add_reader(sock.fileno(), pytest.fail, "the old file's reader was called")
+            sock.close()
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"ping")
+        assert await reader.read() == b"ping"
+        writer.close()
+        server.close()
+
+    with rig.borrowed(ropewalk.new_event_loop) as loop:
+        rig.run(loop, main(loop))
+        assert not loop.reports
+
+
+@pytest.mark.parametrize("place", ["connection_made", "eof_received", "resume_writing"])
+def test_an_exit_from_a_protocol_does_not_deafen_its_connection(place: str) -> None:
+    class Leaver(asyncio.Protocol):
+        left = False
+        lost = False
+
+        def leave(self, at: str) -> None:
+            if at == place and not self.left:
+                self.left = True
+                raise SystemExit(at)
+
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+            self.leave("connection_made")
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(bytes(8 << 20))
+
+        def resume_writing(self) -> None:
+            self.leave("resume_writing")
+
+        def eof_received(self) -> None:
+            self.leave("eof_received")
+
+        def connection_lost(self, exc: BaseException | None) -> None:
+            self.lost = True
+
+    async def visit(loop: Any, peer: socket.socket) -> int:
+        await loop.sock_sendall(peer, b"x")
+        peer.shutdown(socket.SHUT_WR)
+        count = 0
+        while data := await loop.sock_recv(peer, 1 << 20):
+            count += len(data)
+        return count
+
+    with rig.borrowed(ropewalk.new_event_loop) as loop, rig.pair() as (ours, theirs):
+        protocol = Leaver()
+        connecting = loop.create_task(loop.connect_accepted_socket(lambda: protocol, ours))
+        visiting = loop.create_task(visit(loop, theirs))
+        with pytest.raises(SystemExit, match=place):
+            rig.run(loop, visiting)
+        rig.run(loop, connecting)
+        assert rig.run(loop, visiting) == 8 << 20
+        rig.run(loop, rig.until(lambda: protocol.lost))
+
+
+def test_a_forked_child_that_goes_on_has_a_running_loop() -> None:
+    done = rig.script(
+        """
+        import asyncio, os
+        import ropewalk
+        async def main():
+            loop = asyncio.get_running_loop()
+            forked = loop.create_future()
+            loop.call_soon(lambda: forked.set_result(os.fork()))
+            pid = await forked
+            assert asyncio.get_running_loop() is loop
+            await asyncio.sleep(0.001)
+            if pid == 0:
+                os._exit(7)
+            _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+            print(os.waitstatus_to_exitcode(status))
+        ropewalk.run(main())
+        """,
+        flags=("-W", "ignore::DeprecationWarning"),
+    )
+    assert done.stdout == "7\n"
+
+
+def test_run_in_a_running_loop_says_so() -> None:
+    async def main() -> str:
+        coro = asyncio.sleep(0)
+        with pytest.raises(RuntimeError) as caught:
+            ropewalk.run(coro)
+        coro.close()
+        return str(caught.value)
+
+    assert "cannot be called from a running event loop" in ropewalk.run(main())
+
+
+def test_uninstall_puts_a_policy_back_after_loops_have_run() -> None:
+    done = rig.script(
+        """
+        import asyncio, warnings
+        warnings.simplefilter("ignore")
+        import ropewalk
+        class Foreign(asyncio.AbstractEventLoopPolicy): pass
+        foreign = Foreign()
+        asyncio.set_event_loop_policy(foreign)
+        ropewalk.install()
+        async def main(): pass
+        asyncio.run(main())
+        asyncio.get_event_loop_policy()
+        ropewalk.uninstall()
+        print(asyncio.get_event_loop_policy() is foreign)
+        """
+    )
+    assert done.stdout == "True\n"
