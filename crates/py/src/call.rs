@@ -4,7 +4,7 @@ use std::ptr;
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyString, PyTuple};
 use pyo3::{Borrowed, ffi};
 
 use crate::object::Obj;
@@ -71,11 +71,7 @@ impl Args {
                 function,
                 &mut [null, a.as_ptr(), b.as_ptr(), c.as_ptr()],
             ),
-            Self::Many(tuple) => {
-                // SAFETY: made as a tuple, or checked to be one by who gave it.
-                let tuple = unsafe { tuple.bind(py).cast_unchecked::<PyTuple>() };
-                function.bind(py).call1(tuple.to_owned())
-            }
+            Self::Many(tuple) => call_tuple(py, function, tuple),
         }
     }
 }
@@ -90,13 +86,107 @@ fn vectorcall<'py>(
     let count = (values.len() - 1) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
     // SAFETY: live objects; the offset flag is true to the scratch place in front of them.
     unsafe {
-        let result = ffi::PyObject_Vectorcall(
-            function.as_ptr(),
-            values.as_ptr().add(1),
-            count,
-            ptr::null_mut(),
-        );
+        let result = survived(|| {
+            unwinding::PyObject_Vectorcall(
+                function.as_ptr(),
+                values.as_ptr().add(1),
+                count,
+                ptr::null_mut(),
+            )
+        });
         Bound::from_owned_ptr_or_err(py, result)
+    }
+}
+
+/// Calls `object.name(*args)`.
+#[inline]
+pub(crate) fn call_method<'py, const N: usize>(
+    object: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+    args: [&Bound<'py, PyAny>; N],
+) -> PyResult<Bound<'py, PyAny>> {
+    const MOST: usize = 7;
+    const { assert!(N < MOST) };
+    let mut values = [ptr::null_mut(); MOST];
+    values[0] = object.as_ptr();
+    for (place, value) in values[1..].iter_mut().zip(args) {
+        *place = value.as_ptr();
+    }
+    // SAFETY: live objects, the receiver first.
+    unsafe {
+        let result = survived(|| {
+            unwinding::PyObject_VectorcallMethod(
+                name.as_ptr(),
+                values.as_ptr(),
+                N + 1,
+                ptr::null_mut(),
+            )
+        });
+        Bound::from_owned_ptr_or_err(object.py(), result)
+    }
+}
+
+/// Calls `function(*args)` with a tuple.
+fn call_tuple<'py>(py: Python<'py>, function: &Obj, args: &Obj) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: live objects; the tuple is one, or CPython says that it is not.
+    unsafe {
+        let result = survived(|| {
+            unwinding::PyObject_Call(function.as_ptr(), args.as_ptr(), ptr::null_mut())
+        });
+        Bound::from_owned_ptr_or_err(py, result)
+    }
+}
+
+/// Calls `function()`.
+pub(crate) fn call_function<'py>(function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    Args::None.call(function.py(), &function.into())
+}
+
+/// Calls into Python from a thread that may be ended there.
+///
+/// Before Python 3.14 an interpreter that finalizes ends each daemon thread that wants to run again, by
+/// `pthread_exit`: the stack is unwound, through CPython's frames and then through ours, where the nearest
+/// `catch_unwind` would end the whole process. So the unwinding stops here, in the frame next to CPython's,
+/// and the thread waits for the end of the process, which is what Python 3.14 does itself.
+#[inline]
+fn survived<R>(call: impl FnOnce() -> R) -> R {
+    struct Ended;
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+    let ended = Ended;
+    let result = call();
+    std::mem::forget(ended);
+    result
+}
+
+/// CPython's functions as ones that a stack may be unwound through, which PyO3 says of its own declarations that
+/// it may not.
+mod unwinding {
+    use pyo3::ffi::PyObject;
+
+    unsafe extern "C-unwind" {
+        pub(super) fn PyObject_Vectorcall(
+            callable: *mut PyObject,
+            args: *const *mut PyObject,
+            nargsf: usize,
+            kwnames: *mut PyObject,
+        ) -> *mut PyObject;
+        pub(super) fn PyObject_VectorcallMethod(
+            name: *mut PyObject,
+            args: *const *mut PyObject,
+            nargsf: usize,
+            kwnames: *mut PyObject,
+        ) -> *mut PyObject;
+        pub(super) fn PyObject_Call(
+            callable: *mut PyObject,
+            args: *mut PyObject,
+            kwargs: *mut PyObject,
+        ) -> *mut PyObject;
     }
 }
 

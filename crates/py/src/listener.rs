@@ -10,7 +10,7 @@ use pyo3::types::PyType;
 use ropewalk_reactor::Side;
 use ropewalk_sys::stream;
 
-use crate::call::{copy_context, in_context};
+use crate::call::{call_function, call_method, copy_context, in_context};
 use crate::error::os_error;
 use crate::eventloop::{Loop, Task};
 use crate::object::Obj;
@@ -123,7 +123,7 @@ fn connected(
         // SAFETY: attached, on a live context; a new reference or NULL with an exception set.
         let context = unsafe { Obj::from_owned(pyo3::ffi::PyContext_Copy(this.context.as_ptr())) }
             .ok_or_else(|| PyErr::fetch(py))?;
-        let protocol = in_context(py, &context, || this.factory.bind(py).call0())?;
+        let protocol = in_context(py, &context, || call_function(this.factory.bind(py)))?;
         let server = this
             .server
             .as_ref()
@@ -152,15 +152,26 @@ fn connected(
 #[cold]
 fn refused(slf: &Bound<'_, Loop>, this: &Listener, error: PyErr) -> PyResult<()> {
     let py = slf.py();
-    let again = (
-        error.into_value(py),
-        this.sock.bind(py),
-        this.factory.bind(py),
-        this.server.as_ref().map(|server| server.bind(py)),
-        this.backlog,
-        this.context.bind(py),
-    );
-    match slf.call_method1(intern!(py, "_accept_failed"), again) {
+    let server = this
+        .server
+        .as_ref()
+        .map_or_else(|| py.None(), |server| server.clone_ref(py));
+    let told = this
+        .backlog
+        .into_pyobject(py)
+        .map_err(PyErr::from)
+        .and_then(|backlog| {
+            let again: [&Bound<'_, PyAny>; 6] = [
+                error.value(py),
+                this.sock.bind(py),
+                this.factory.bind(py),
+                server.bind(py),
+                &backlog,
+                &this.context.bind(py),
+            ];
+            call_method(slf, intern!(py, "_accept_failed"), again)
+        });
+    match told {
         Ok(_) => Ok(()),
         Err(error) => report(slf, "Exception while accepting connections", error, &[]),
     }

@@ -26,7 +26,7 @@ use ropewalk_sys::stream;
 
 pub(crate) use self::read::ReadBuffer;
 use self::write::Output;
-use crate::call::{copy_context, in_context};
+use crate::call::{call_method, copy_context, in_context};
 use crate::error::os_error;
 use crate::eventloop::{Loop, Task};
 use crate::guard::Guarded;
@@ -236,10 +236,11 @@ fn make<'py>(
         }
     }
     if let Some(server) = server
-        && let Err(error) = transport
-            .0
-            .bind(py)
-            .call_method1(intern!(py, "_attach_to"), (server.bind(py),))
+        && let Err(error) = call_method(
+            &transport.0.bind(py),
+            intern!(py, "_attach_to"),
+            [&server.bind(py)],
+        )
     {
         release(py, &transport)?;
         return Err(error);
@@ -330,10 +331,12 @@ pub(crate) fn start(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult
     let (protocol, waiter) = body.with(py, |state| (state.protocol.clone(), state.waiter.take()));
     let made = protocol.map_or(Ok(()), |protocol| {
         in_context(py, &body.context, || {
-            protocol
-                .bind(py)
-                .call_method1(intern!(py, "connection_made"), (transport.0.bind(py),))
-                .map(drop)
+            call_method(
+                &protocol.bind(py),
+                intern!(py, "connection_made"),
+                [&transport.0.bind(py)],
+            )
+            .map(drop)
         })
     });
     let told = made.or_else(|error| {
@@ -361,8 +364,8 @@ fn settle(
     value: &Py<PyAny>,
 ) -> PyResult<()> {
     let future = future.bind(py);
-    if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
-        future.call_method1(how, (value,))?;
+    if !call_method(&future, intern!(py, "done"), [])?.is_truthy()? {
+        call_method(&future, how, [value.bind(py)])?;
     }
     Ok(())
 }
@@ -494,10 +497,12 @@ pub(crate) fn lost(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult<
         Some(protocol) => in_context(py, &body.context, || {
             let because =
                 because.map_or_else(|| py.None().into_bound(py), |error| error.into_bound(py));
-            protocol
-                .bind(py)
-                .call_method1(intern!(py, "connection_lost"), (because,))
-                .map(drop)
+            call_method(
+                &protocol.bind(py),
+                intern!(py, "connection_lost"),
+                [&because],
+            )
+            .map(drop)
         }),
         None => Ok(()),
     };
@@ -543,7 +548,7 @@ fn release(py: Python<'_>, transport: &TransportRef) -> PyResult<()> {
     }
     drop((protocol, output));
     let closed = match socket {
-        Socket::Python(sock) => sock.bind(py).call_method0(intern!(py, "close")).map(drop),
+        Socket::Python(sock) => call_method(&sock.bind(py), intern!(py, "close"), []).map(drop),
         Socket::Bare(fd) => {
             drop(fd);
             Ok(())
@@ -551,10 +556,11 @@ fn release(py: Python<'_>, transport: &TransportRef) -> PyResult<()> {
         Socket::Closed => Ok(()),
     };
     if let Some(server) = server {
-        transport
-            .0
-            .bind(py)
-            .call_method1(intern!(py, "_detach_from"), (server.bind(py),))?;
+        call_method(
+            &transport.0.bind(py),
+            intern!(py, "_detach_from"),
+            [&server.bind(py)],
+        )?;
     }
     closed
 }

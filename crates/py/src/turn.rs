@@ -15,7 +15,7 @@ use ropewalk_reactor::{Job, Plan};
 use ropewalk_sys::fork;
 use ropewalk_sys::poller::Events;
 
-use crate::call::ends_the_run;
+use crate::call::{call_method, ends_the_run};
 use crate::error::os_error;
 use crate::eventloop::{Loop, Task, this_thread};
 use crate::object::Obj;
@@ -55,7 +55,7 @@ pub(crate) fn run(slf: &Bound<'_, Loop>) -> PyResult<()> {
         if process != fork::generation() {
             // A callback forked, and this is the child.
             process = fork::generation();
-            slf.call_method0(intern!(py, "_after_fork"))?;
+            call_method(slf, intern!(py, "_after_fork"), [])?;
         }
         let polled = match plan {
             Plan::Skip => Ok(()),
@@ -124,7 +124,7 @@ fn run_job(slf: &Bound<'_, Loop>, job: Job<Task>) -> PyResult<()> {
 #[cold]
 fn run_slowly(slf: &Bound<'_, Loop>, handle: &Obj) -> PyResult<()> {
     let py = slf.py();
-    match slf.call_method1(intern!(py, "_run_handle"), (handle.bind(py),)) {
+    match call_method(slf, intern!(py, "_run_handle"), [&handle.bind(py)]) {
         Ok(_) => Ok(()),
         Err(error) => survive(slf, error),
     }
@@ -137,9 +137,11 @@ fn failed(slf: &Bound<'_, Loop>, handle: &Obj, error: PyErr) -> PyResult<()> {
     if ends_the_run(py, &error) {
         return Err(error);
     }
-    match slf.call_method1(
+    let error = error.into_value(py).into_any();
+    match call_method(
+        slf,
         intern!(py, "_callback_failed"),
-        (handle.bind(py), error.into_value(py)),
+        [&handle.bind(py), error.bind(py)],
     ) {
         Ok(_) => Ok(()),
         Err(error) => survive(slf, error),
@@ -165,7 +167,7 @@ pub(crate) fn report<'py>(
         for (key, value) in about {
             context.set_item(key, value)?;
         }
-        slf.call_method1(intern!(py, "call_exception_handler"), (context,))
+        call_method(slf, intern!(py, "call_exception_handler"), [&context])
     })();
     match told {
         Ok(_) => Ok(()),

@@ -22,7 +22,7 @@ use ropewalk_sys::poller::Readiness;
 use ropewalk_sys::stream;
 
 use super::{Body, Style, TransportRef, again, fatal};
-use crate::call::{ends_the_run, in_context};
+use crate::call::{call_method, ends_the_run, in_context};
 use crate::error::os_error;
 use crate::eventloop::Loop;
 use crate::object::Obj;
@@ -153,10 +153,12 @@ fn data(
         state.readable = full || state.hangup;
     });
     let heard = in_context(py, &body.context, || {
-        protocol
-            .bind(py)
-            .call_method1(intern!(py, "data_received"), (bytes.into_bound(py),))
-            .map(drop)
+        call_method(
+            &protocol.bind(py),
+            intern!(py, "data_received"),
+            [&bytes.into_bound(py)],
+        )
+        .map(drop)
     });
     finish(
         slf,
@@ -174,9 +176,11 @@ fn buffer(
 ) -> PyResult<()> {
     let py = slf.py();
     let lent = in_context(py, &body.context, || {
-        let object = protocol
-            .bind(py)
-            .call_method1(intern!(py, "get_buffer"), (-1,))?;
+        let object = call_method(
+            &protocol.bind(py),
+            intern!(py, "get_buffer"),
+            [(-1_i32).into_pyobject(py)?.as_any()],
+        )?;
         let view = PyUntypedBuffer::get(&object)?;
         if view.len_bytes() == 0 {
             return Err(PyRuntimeError::new_err(
@@ -217,10 +221,12 @@ fn buffer(
     };
     body.with(py, |state| state.readable = count == room || state.hangup);
     let heard = in_context(py, &body.context, || {
-        protocol
-            .bind(py)
-            .call_method1(intern!(py, "buffer_updated"), (count,))
-            .map(drop)
+        call_method(
+            &protocol.bind(py),
+            intern!(py, "buffer_updated"),
+            [count.into_pyobject(py)?.as_any()],
+        )
+        .map(drop)
     });
     finish(
         slf,
@@ -292,10 +298,7 @@ fn end_of_stream(slf: &Bound<'_, Loop>, transport: &TransportRef, body: &Body) -
         return Ok(());
     };
     let answer = in_context(py, &body.context, || {
-        protocol
-            .bind(py)
-            .call_method0(intern!(py, "eof_received"))?
-            .is_truthy()
+        call_method(&protocol.bind(py), intern!(py, "eof_received"), [])?.is_truthy()
     });
     match answer {
         Ok(true) => Ok(()),

@@ -15,6 +15,7 @@ use pyo3::{ffi, intern};
 use ropewalk_sys::stream;
 
 use super::{Socket, State, TransportRef, complain, fatal, look, settle, this};
+use crate::call::call_method;
 use crate::error::os_error;
 use crate::eventloop::Loop;
 use crate::heap::{self, Arguments, Ref, Returned, method};
@@ -370,7 +371,7 @@ fn maybe_pause(py: Python<'_>, transport: &TransportRef) -> PyResult<()> {
     let Some(protocol) = paused else {
         return Ok(());
     };
-    match protocol.bind(py).call_method0(intern!(py, "pause_writing")) {
+    match call_method(&protocol.bind(py), intern!(py, "pause_writing"), []) {
         Ok(_) => Ok(()),
         Err(error) => complain(
             &transport.owner(py)?,
@@ -393,10 +394,7 @@ fn maybe_resume(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult<()>
     let Some(protocol) = resumed else {
         return Ok(());
     };
-    match protocol
-        .bind(py)
-        .call_method0(intern!(py, "resume_writing"))
-    {
+    match call_method(&protocol.bind(py), intern!(py, "resume_writing"), []) {
         Ok(_) => Ok(()),
         Err(error) => complain(slf, transport, "protocol.resume_writing() failed", error),
     }
