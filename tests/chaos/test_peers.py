@@ -479,6 +479,8 @@ def test_calls_from_within_each_other(our_loop: Any) -> None:
 
     async def main() -> None:
         protocol, peer = await connected(loop, Eager)
+        # Or it grows until it takes a whole write at once, and nobody is paused.
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MIB)
         got = bytearray()
         while data := await loop.sock_recv(peer, MIB):
             got += data

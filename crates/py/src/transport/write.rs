@@ -441,7 +441,7 @@ fn set_write_buffer_limits(
         |given: Option<Bound<'_, PyAny>>| given.map(|size| size.extract::<i128>()).transpose();
     let (high, low) = (size(high)?, size(low)?);
     let high = high.unwrap_or_else(|| low.map_or(64 * 1024, |low| low.saturating_mul(4)));
-    let low = low.unwrap_or(high / 4);
+    let low = low.unwrap_or(high.div_euclid(4));
     if !(high >= low && low >= 0) {
         return Err(PyValueError::new_err(format!(
             "high ({high}) must be >= low ({low}) must be >= 0"
