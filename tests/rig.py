@@ -85,7 +85,12 @@ async def _wind_up() -> None:
 
 def run(loop: Any, awaitable: Awaitable[Any]) -> Any:
     """Run to its end, or fail."""
-    return loop.run_until_complete(asyncio.wait_for(awaitable, PATIENCE))
+
+    async def bounded() -> Any:
+        async with asyncio.timeout(PATIENCE):
+            return await awaitable
+
+    return loop.run_until_complete(bounded())
 
 
 async def until(condition: Callable[[], Any], why: str = "") -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import rig
 
-OURS = "ropewalk.asyncio._loop.EventLoop"
+OURS = "ropewalk.asyncio.EventLoop"
 
 
 def needs(*names: str) -> None:
@@ -78,13 +78,14 @@ async def app(scope, receive, send):
             if message["type"] == "lifespan.shutdown":
                 return
     kind = type(asyncio.get_running_loop())
-    body = f"{kind.__module__}.{kind.__qualname__}".encode()
+    body = (kind.__module__.rpartition(".")[0] + "." + kind.__qualname__).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
     await send({"type": "http.response.body", "body": body})
 """
 
 
-def test_uvicorn_from_the_command_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", ["by its option", "by ropewalk run"])
+def test_uvicorn_from_the_command_line(tmp_path: Path, named: str) -> None:
     needs("uvicorn")
     (tmp_path / "program.py").write_text(
         ASGI
@@ -100,8 +101,12 @@ def test_uvicorn_from_the_command_line(tmp_path: Path) -> None:
             """
         )
     )
-    loop = "ropewalk.asyncio:new_event_loop"
-    with Served(tmp_path, "-m", "uvicorn", "program:app", "--port", "0", "--loop", loop) as server:
+    command = ["-m", "uvicorn", "program:app", "--port", "0"]
+    if named == "by its option":
+        command += ["--loop", "ropewalk.asyncio:new_event_loop"]
+    else:
+        command = ["-m", "ropewalk", "run", *command, "--loop", "asyncio"]
+    with Served(tmp_path, *command) as server:
         assert server.get() == OURS
         assert server.get() == OURS
         output = server.stop()
@@ -139,7 +144,7 @@ from aiohttp import web, ClientSession
 import ropewalk
 def kind():
     kind = type(asyncio.get_running_loop())
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return kind.__module__.rpartition(".")[0] + "." + kind.__qualname__
 async def answer(request):
     return web.Response(text=kind())
 async def echo(request):
@@ -155,13 +160,14 @@ app.add_routes([web.get("/", answer), web.post("/echo", echo), web.get("/chat", 
 """
 
 
-def test_aiohttp_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", ["by its argument", "by ropewalk run"])
+def test_aiohttp_server(tmp_path: Path, named: str) -> None:
     needs("aiohttp")
     (tmp_path / "program.py").write_text(
         AIOHTTP
         + textwrap.dedent(
             """
-            import socket
+            import socket, sys
             sock = socket.socket()
             sock.bind(("127.0.0.1", 0))
             sock.listen()
@@ -169,12 +175,14 @@ def test_aiohttp_server(tmp_path: Path) -> None:
                 with open(os.environ["PORT_FILE"], "w") as file:
                     file.write(str(sock.getsockname()[1]))
             app.on_startup.append(ready)
-            web.run_app(app, sock=sock, loop=ropewalk.new_event_loop(), print=None)
+            loop = {"loop": ropewalk.new_event_loop()} if len(sys.argv) > 1 else {}
+            web.run_app(app, sock=sock, print=None, **loop)
             print("ended in order")
             """
         )
     )
-    with Served(tmp_path, "program.py") as server:
+    command = ["program.py", "loop"] if named == "by its argument" else ["-m", "ropewalk", "run", "program.py"]
+    with Served(tmp_path, *command) as server:
         assert server.get() == OURS
         assert "ended in order" in server.stop()
 
@@ -217,7 +225,7 @@ ANYIO = """
 import anyio, asyncio, ropewalk, socket
 def kind():
     kind = type(asyncio.get_running_loop())
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return kind.__module__.rpartition(".")[0] + "." + kind.__qualname__
 async def serve(stream):
     async with stream:
         async for data in stream:

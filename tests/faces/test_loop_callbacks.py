@@ -60,6 +60,7 @@ def test_handles_are_asyncios(loop: Any) -> None:
 
 
 def test_attributes_of_handles(loop: Any) -> None:
+    loop.set_debug(False)
     context = contextvars.copy_context()
     handle = loop.call_soon(callback, 1, "two", context=context)
     assert handle._callback is callback
@@ -122,6 +123,7 @@ def test_reprs_of_handles_are_those_of_asyncio() -> None:
 
 
 def test_the_loops_repr(loop: Any) -> None:
+    loop.set_debug(False)
     assert "running=False closed=False debug=False" in repr(loop)
 
     async def main() -> str:
@@ -131,6 +133,7 @@ def test_the_loops_repr(loop: Any) -> None:
 
 
 def test_handles_can_be_referred_to_weakly(loop: Any) -> None:
+    loop.set_debug(False)
     handle = loop.call_later(100, callback)
     ref = weakref.ref(handle)
     assert ref() is handle

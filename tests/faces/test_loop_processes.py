@@ -299,7 +299,8 @@ def test_children_of_a_loop_in_another_thread(our_loop: Any) -> None:
 
 def test_a_child_somebody_else_has_reaped(our_loop: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> int:
-        process = await asyncio.create_subprocess_exec("sh", "-c", "exit 3")
+        process = await asyncio.create_subprocess_exec("sleep", "100")
+        process.kill()  # nothing but this function runs from here to its end
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         os.waitpid(process.pid, 0)
         return await process.wait()
@@ -400,6 +401,7 @@ def test_an_executors_job_that_is_cancelled(loop: Any) -> None:
             queued.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await queued
+            await asyncio.sleep(0.01)  # the pool hears of it by a callback of the loop
             release.set()
             assert await running is True
         assert not ran
