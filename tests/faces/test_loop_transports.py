@@ -221,7 +221,9 @@ def test_wrong_arguments_are_refused_as_by_asyncio() -> None:
         else:
             assert ours[0] is theirs[0], (ours, theirs)
             # Of a TypeError that Python itself raises the words differ between C and Python, and between versions.
-            if theirs[0] is not TypeError or theirs[1].startswith("data argument must be a bytes, bytearray"):
+            # Those of asyncio itself are ours since 3.12; before, its writelines() was a write().
+            worded = theirs[0] is not TypeError or theirs[1].startswith("data argument")
+            if worded and sys.version_info >= (3, 12):
                 assert ours[1] == theirs[1]
     assert len(results[0]) == 14
 
