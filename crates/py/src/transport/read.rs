@@ -302,7 +302,7 @@ fn end_of_stream(slf: &Bound<'_, Loop>, transport: &TransportRef, body: &Body) -
     });
     match answer {
         Ok(true) => Ok(()),
-        Ok(false) => super::close(py, transport.as_obj().bind(py)).map(|none| {
+        Ok(false) => super::methods::close(py, transport.as_obj().bind(py)).map(|none| {
             // SAFETY: `close` returns an owned `None`.
             drop(unsafe { Obj::from_owned(none) });
         }),

@@ -14,7 +14,8 @@ use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 use pyo3::{ffi, intern};
 use ropewalk_sys::stream;
 
-use super::{Socket, State, TransportRef, complain, fatal, look, settle, this};
+use super::methods::{look, this};
+use super::{Socket, State, TransportRef, complain, fatal, settle};
 use crate::call::call_method;
 use crate::error::os_error;
 use crate::eventloop::Loop;
