@@ -214,19 +214,12 @@ fn make<'py>(
     // Small writes leave at once, without waiting for the last one's acknowledgement. Not TCP: no matter.
     drop(stream::set_nodelay(fd));
     let owner = slf.get();
-    let task = Task::Io(transport.clone());
-    match owner.reactor(py, |reactor| reactor.attach(fd, task))? {
-        Ok(token) => transport
-            .body()?
-            .with(py, |state| state.token = Some(token)),
-        Err((error, task)) => {
-            drop::<Task>(task);
-            let socket = transport.body()?.with(py, |state| {
-                std::mem::replace(&mut state.socket, Socket::Closed)
-            });
-            drop(socket);
-            return Err(os_error(py, &error));
-        }
+    if let Err(error) = attach(py, &transport) {
+        let socket = transport.body()?.with(py, |state| {
+            std::mem::replace(&mut state.socket, Socket::Closed)
+        });
+        drop(socket);
+        return Err(error);
     }
     if let Some(server) = server
         && let Err(error) = call_method(
@@ -240,6 +233,22 @@ fn make<'py>(
     }
     owner.reactor(py, |reactor| reactor.push(Task::Start(transport.clone())))?;
     Ok(transport)
+}
+
+/// Registers the descriptor, for both directions and for as long as the connection lives.
+fn attach(py: Python<'_>, transport: &TransportRef) -> PyResult<()> {
+    let body = transport.body()?;
+    let task = Task::Io(transport.clone());
+    match Loop::from_obj(py, &body.owner).reactor(py, |reactor| reactor.attach(body.fd, task))? {
+        Ok(token) => {
+            body.with(py, |state| state.token = Some(token));
+            Ok(())
+        }
+        Err((error, task)) => {
+            drop::<Task>(task);
+            Err(os_error(py, &error))
+        }
+    }
 }
 
 fn style_of(py: Python<'_>, protocol: &Obj) -> PyResult<Style> {

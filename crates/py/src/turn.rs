@@ -94,24 +94,15 @@ pub(crate) fn run(slf: &Bound<'_, Loop>) -> PyResult<()> {
 fn run_job(slf: &Bound<'_, Loop>, job: Job<Task>) -> PyResult<()> {
     let py = slf.py();
     match job.handle {
-        Task::Handle(handle) => {
-            if slf.get().debug() {
-                return run_slowly(slf, handle.as_obj());
-            }
-            match handle.run(py) {
-                Ok(()) => Ok(()),
-                Err(error) => failed(slf, handle.as_obj(), error),
-            }
+        Task::Handle(handle) | Task::Shared(handle) if slf.get().debug() => {
+            run_slowly(slf, handle.as_obj())
         }
-        Task::Shared(handle) => {
-            if slf.get().debug() {
-                return run_slowly(slf, handle.as_obj());
-            }
-            match handle.run_shared(py, slf.get()) {
-                Ok(()) => Ok(()),
-                Err(error) => failed(slf, handle.as_obj(), error),
-            }
-        }
+        Task::Handle(handle) => handle
+            .run(py)
+            .or_else(|error| failed(slf, handle.as_obj(), error)),
+        Task::Shared(handle) => handle
+            .run_shared(py, slf.get())
+            .or_else(|error| failed(slf, handle.as_obj(), error)),
         Task::Foreign(handle) => run_slowly(slf, &handle),
         Task::Io(transport) => transport::ready(slf, &transport, job.readiness),
         Task::Start(transport) => transport::start(slf, &transport),

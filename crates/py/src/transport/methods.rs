@@ -6,10 +6,9 @@ use pyo3::types::{PyDict, PyType};
 
 use super::object::{HEADER, TransportObject, clear, dealloc, traverse};
 use super::{
-    CLASS, Socket, State, TransportRef, fatal, force_close, read, release, style_of, write,
+    CLASS, Socket, State, TransportRef, attach, fatal, force_close, read, release, style_of, write,
 };
 use crate::call::borrowed;
-use crate::error::os_error;
 use crate::eventloop::{Loop, Task};
 use crate::heap::{self, Arguments, Plan, RawType, Ref, Returned, getter, method};
 use crate::object::Obj;
@@ -339,16 +338,7 @@ fn resume(py: Python<'_>, object: Ref<'_, '_>) -> Returned {
         state.token.is_none() && !matches!(state.socket, Socket::Closed)
     });
     if wanted {
-        let task = Task::Io(transport.clone());
-        match Loop::from_obj(py, &body.owner)
-            .reactor(py, |reactor| reactor.attach(body.fd, task))?
-        {
-            Ok(token) => body.with(py, |state| state.token = Some(token)),
-            Err((error, task)) => {
-                drop::<Task>(task);
-                return Err(os_error(py, &error));
-            }
-        }
+        attach(py, &transport)?;
     }
     heap::none(py)
 }
