@@ -21,23 +21,6 @@ pub(crate) enum Args {
 }
 
 impl Args {
-    /// # Safety
-    /// `values` are live objects.
-    #[inline]
-    pub(crate) unsafe fn new(py: Python<'_>, values: &[*mut ffi::PyObject]) -> PyResult<Self> {
-        // SAFETY: live, says the caller; attached, says `py`.
-        let keep = |value: *mut ffi::PyObject| unsafe { Obj::from_borrowed(value) };
-        Ok(match *values {
-            [] => Self::None,
-            [a] => Self::One([keep(a)]),
-            [a, b] => Self::Two([keep(a), keep(b)]),
-            [a, b, c] => Self::Three([keep(a), keep(b), keep(c)]),
-            _ => Self::Many(
-                PyTuple::new(py, values.iter().map(|value| keep(*value).into_bound(py)))?.into(),
-            ),
-        })
-    }
-
     pub(crate) fn objects(&self) -> &[Obj] {
         match self {
             Self::None => &[],
@@ -58,20 +41,57 @@ impl Args {
         }
     }
 
-    /// Calls `function` with these arguments.
+    /// Takes references of its own to the arguments, to call with.
     #[inline]
-    pub(crate) fn call<'py>(&self, py: Python<'py>, function: &Obj) -> PyResult<Bound<'py, PyAny>> {
-        let null = ptr::null_mut();
-        match self {
-            Self::None => vectorcall(py, function, &mut [null]),
-            Self::One([a]) => vectorcall(py, function, &mut [null, a.as_ptr()]),
-            Self::Two([a, b]) => vectorcall(py, function, &mut [null, a.as_ptr(), b.as_ptr()]),
-            Self::Three([a, b, c]) => vectorcall(
-                py,
-                function,
-                &mut [null, a.as_ptr(), b.as_ptr(), c.as_ptr()],
-            ),
-            Self::Many(tuple) => call_tuple(py, function, tuple),
+    pub(crate) fn lend(&self, lent: &mut Lent) {
+        if let Self::Many(tuple) = self {
+            lent.tuple = Some(tuple.clone());
+            return;
+        }
+        for value in self.objects() {
+            lent.count += 1;
+            lent.values[lent.count] = value.clone().into_ptr();
+        }
+    }
+}
+
+/// Arguments on their way into a call, in the order in which CPython wants them: nothing moves any more.
+pub(crate) struct Lent {
+    /// Scratch space for the callee, then `count` owned references.
+    values: [*mut ffi::PyObject; 4],
+    count: usize,
+    tuple: Option<Obj>,
+}
+
+impl Lent {
+    #[inline]
+    pub(crate) const fn new() -> Self {
+        Self {
+            values: [ptr::null_mut(); 4],
+            count: 0,
+            tuple: None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn call<'py>(
+        &mut self,
+        py: Python<'py>,
+        function: &Obj,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match &self.tuple {
+            Some(tuple) => call_tuple(py, function, tuple),
+            None => vectorcall(py, function, &mut self.values[..=self.count]),
+        }
+    }
+}
+
+impl Drop for Lent {
+    #[inline]
+    fn drop(&mut self) {
+        for value in &self.values[1..=self.count] {
+            // SAFETY: a reference of our own, made by `lend`; attached, as wherever an `Obj` is.
+            drop(unsafe { Obj::from_owned(*value) });
         }
     }
 }
@@ -139,7 +159,7 @@ fn call_tuple<'py>(py: Python<'py>, function: &Obj, args: &Obj) -> PyResult<Boun
 
 /// Calls `function()`.
 pub(crate) fn call_function<'py>(function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    Args::None.call(function.py(), &function.into())
+    vectorcall(function.py(), &function.into(), &mut [ptr::null_mut()])
 }
 
 /// Calls into Python from a thread that may be ended there.

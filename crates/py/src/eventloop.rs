@@ -10,18 +10,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyFloat, PyString, PyTuple, PyType};
 use pyo3::{ffi, intern};
 use ropewalk_reactor::{Reactor, TimerKey};
 use ropewalk_sys::{clock, fork};
 
-use crate::call::{Args, copy_context};
 use crate::error::os_error;
 use crate::guard::Guarded;
-use crate::handle::{Call, HandleRef};
+use crate::handle::{Call, Given, HandleRef};
 use crate::heap::{self, Arguments, Ref, Returned, method};
 use crate::object::Obj;
+use crate::offspring;
 use crate::shared::Shared;
 use crate::transport::{ReadBuffer, TransportRef};
 
@@ -65,7 +64,7 @@ pub(crate) struct Loop {
     closed: AtomicBool,
     debug: AtomicBool,
     /// A task factory is set: `create_task` is its business.
-    makes_own_tasks: AtomicBool,
+    pub(crate) makes_own_tasks: AtomicBool,
     pub(crate) stopping: AtomicBool,
     pub(crate) shared: Shared,
     /// The thread that runs the loop, as [`this_thread`] names it; 0 while nobody does.
@@ -83,7 +82,7 @@ pub(crate) fn this_thread() -> usize {
 
 impl Loop {
     #[inline]
-    fn of<'a>(object: Ref<'a, '_>) -> &'a Self {
+    pub(crate) fn of<'a>(object: Ref<'a, '_>) -> &'a Self {
         // SAFETY: the method's descriptor checked that this is an instance of the class.
         let this = unsafe { object.cast_unchecked::<Self>() };
         // SAFETY: the value is inside the object, which somebody holds for 'a.
@@ -103,7 +102,7 @@ impl Loop {
     }
 
     #[inline]
-    fn check_open(&self) -> PyResult<()> {
+    pub(crate) fn check_open(&self) -> PyResult<()> {
         if self.closed.load(Ordering::Relaxed) {
             return Err(PyRuntimeError::new_err("Event loop is closed"));
         }
@@ -395,8 +394,9 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             method!(c"call_later", c"call_later($self, delay, callback, *args, context=None)\n--\n\nSchedule callback(*args) to run after delay seconds (int or float).\n\nCallbacks of the same moment run in the order in which they were scheduled. Returns an\nasyncio.TimerHandle. Not thread-safe. Raises RuntimeError if the loop is closed.", keywords, call_later),
             method!(c"call_at", c"call_at($self, when, callback, *args, context=None)\n--\n\nLike call_later(), at a time of the loop's own clock: see time().", keywords, call_at),
             method!(c"time", c"time($self)\n--\n\nReturn the time of the loop's clock, which is the monotonic one, in seconds.", noargs, time),
-            method!(c"create_future", c"create_future($self)\n--\n\nReturn a new asyncio.Future of this loop.", noargs, create_future),
-            method!(c"create_task", c"create_task($self, coro, **kwargs)\n--\n\nSchedule a coroutine and return its asyncio.Task, made by the task factory if one is set.\n\nKeywords (name, context, and eager_start from Python 3.14 on) go to the task or the factory.", keywords, create_task),
+            method!(c"get_debug", c"get_debug($self)\n--\n\nReturn the debug mode (bool) of the event loop.", noargs, offspring::get_debug),
+            method!(c"create_future", c"create_future($self)\n--\n\nReturn a new asyncio.Future of this loop.", noargs, offspring::create_future),
+            method!(c"create_task", c"create_task($self, coro, **kwargs)\n--\n\nSchedule a coroutine and return its asyncio.Task, made by the task factory if one is set.\n\nKeywords (name, context, and eager_start from Python 3.14 on) go to the task or the factory.", keywords, offspring::create_task),
         ],
     )
 }
@@ -404,7 +404,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// Calls the plain Python form of a method: for debug mode, and for calls whose arguments are unusual or
 /// wrong, which it takes or refuses as asyncio does.
 #[cold]
-fn delegate(
+pub(crate) fn delegate(
     py: Python<'_>,
     this: Ref<'_, '_>,
     name: &Bound<'_, PyString>,
@@ -415,24 +415,17 @@ fn delegate(
 
 /// The call that the arguments of a `call_...` method describe.
 #[inline]
-fn call_of(
-    py: Python<'_>,
+fn call_of<'a>(
     this: Ref<'_, '_>,
     callback: *mut ffi::PyObject,
-    args: &[*mut ffi::PyObject],
+    args: &'a [*mut ffi::PyObject],
     context: Option<*mut ffi::PyObject>,
-) -> PyResult<Call> {
-    // SAFETY: all of them are arguments of the call that is being served.
-    unsafe {
-        Ok(Call {
-            owner: Obj::from_borrowed(this.as_ptr()),
-            callback: Obj::from_borrowed(callback),
-            args: Args::new(py, args)?,
-            context: match context {
-                Some(context) => Obj::from_borrowed(context),
-                None => copy_context(py)?,
-            },
-        })
+) -> Call<'a> {
+    Call {
+        owner: this.as_ptr(),
+        callback,
+        args: Given::Values(args),
+        context,
     }
 }
 
@@ -442,7 +435,8 @@ fn call_soon(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Ret
     if let ([callback, args @ ..], Some(context), false) =
         (given.positional(), given.context(py), owner.debug())
     {
-        let handle = HandleRef::new(py, call_of(py, this, *callback, args, context)?)?;
+        // SAFETY: all of them are arguments of the call that is being served.
+        let handle = unsafe { HandleRef::new(py, call_of(this, *callback, args, context))? };
         let task = Task::Handle(handle.clone());
         owner.reactor(py, |reactor| reactor.push(task))?;
         return Ok(handle.into_obj().into_ptr());
@@ -456,7 +450,8 @@ fn call_soon_threadsafe(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, 
     if let ([callback, args @ ..], Some(context), false) =
         (given.positional(), given.context(py), owner.debug())
     {
-        let handle = HandleRef::shared(py, call_of(py, this, *callback, args, context)?)?;
+        // SAFETY: all of them are arguments of the call that is being served.
+        let handle = unsafe { HandleRef::shared(py, call_of(this, *callback, args, context))? };
         owner.enqueue(py, Task::Shared(handle.clone()))?;
         return Ok(handle.into_obj().into_ptr());
     }
@@ -496,7 +491,8 @@ fn schedule(
 ) -> Returned {
     let owner = Loop::of(this);
     owner.check_open()?;
-    let handle = HandleRef::timer(py, call_of(py, this, callback, args, context)?, when)?;
+    // SAFETY: all of them are arguments of the call that is being served.
+    let handle = unsafe { HandleRef::timer(py, call_of(this, callback, args, context), when)? };
     let task = Task::Handle(handle.clone());
     let key = owner.reactor(py, |reactor| reactor.add_timer(nanoseconds(when), task))?;
     handle.scheduled(py, key);
@@ -506,54 +502,6 @@ fn schedule(
 /// The loop's time: seconds of the monotonic clock.
 fn time(py: Python<'_>, _this: Ref<'_, '_>) -> Returned {
     Ok(PyFloat::new(py, seconds(clock::now())).into_ptr())
-}
-
-/// The class that a module of asyncio names now (programs and tests do replace it), and the names of the one
-/// keyword it gets.
-#[inline]
-fn class_and_names<'py>(
-    py: Python<'py>,
-    cache: &'static PyOnceLock<(Py<PyAny>, Py<PyTuple>)>,
-    module: &str,
-    class: &Bound<'py, PyString>,
-) -> PyResult<(Bound<'py, PyAny>, &'py Bound<'py, PyTuple>)> {
-    let (module, names) = cache.get_or_try_init(py, || {
-        let module = py.import(module)?.into_any().unbind();
-        PyResult::Ok((module, PyTuple::new(py, [intern!(py, "loop")])?.unbind()))
-    })?;
-    Ok((module.bind(py).getattr(class)?, names.bind(py)))
-}
-
-/// A `Task` of this loop: `asyncio.Task(coro, loop=self, ...)`, with the keywords as they came.
-fn create_task(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
-    static TASKS: PyOnceLock<(Py<PyAny>, Py<PyTuple>)> = PyOnceLock::new();
-    let owner = Loop::of(this);
-    owner.check_open()?;
-    if owner.debug()
-        || owner.makes_own_tasks.load(Ordering::Relaxed)
-        || given.positional().len() != 1
-    {
-        return delegate(py, this, intern!(py, "_plain_create_task"), given);
-    }
-    let (class, names) = class_and_names(py, &TASKS, "asyncio.tasks", intern!(py, "Task"))?;
-    given.call_with(py, &class, names, this)
-}
-
-/// A `Future` of this loop.
-fn create_future(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
-    static FUTURES: PyOnceLock<(Py<PyAny>, Py<PyTuple>)> = PyOnceLock::new();
-    let (class, names) = class_and_names(py, &FUTURES, "asyncio.futures", intern!(py, "Future"))?;
-    let values = [ptr::null_mut(), this.as_ptr()];
-    // SAFETY: live objects; one value, by name; the scratch place in front of it is ours to lend.
-    unsafe {
-        let future = ffi::PyObject_Vectorcall(
-            class.as_ptr(),
-            values.as_ptr().add(1),
-            ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
-            names.as_ptr(),
-        );
-        Ok(Bound::from_owned_ptr_or_err(py, future)?.into_ptr())
-    }
 }
 
 /// The value of a plain `float` or `int`. Anything else that adds to a float takes the Python form.

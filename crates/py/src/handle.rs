@@ -9,10 +9,10 @@ use std::sync::OnceLock;
 use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyTuple, PyType};
 use ropewalk_reactor::TimerKey;
 
-use crate::call::{Args, in_context};
+use crate::call::{Args, Lent, borrowed, copy_context, in_context};
 use crate::eventloop::Loop;
 use crate::heap::{self, Plan, RawType, Ref, Returned, getter, method};
 use crate::object::Obj;
@@ -47,12 +47,37 @@ static TIMER: OnceLock<RawType> = OnceLock::new();
 /// threads' `cancel()` and `cancelled()` wait while the callback runs.
 static SHARED: OnceLock<RawType> = OnceLock::new();
 
-/// What a handle is made for: `callback(*args)`, in `context`, by the loop `owner`.
-pub(crate) struct Call {
-    pub(crate) owner: Obj,
-    pub(crate) callback: Obj,
-    pub(crate) args: Args,
-    pub(crate) context: Obj,
+/// What a handle is made for: `callback(*args)`, in `context` (a copy of the current one if there is none), by
+/// the loop `owner`. Borrowed, for each part goes straight to its place in the new object: moved there by way
+/// of this struct it would cost a third of `call_soon`.
+#[derive(Clone, Copy)]
+pub(crate) struct Call<'a> {
+    pub(crate) owner: *mut ffi::PyObject,
+    pub(crate) callback: *mut ffi::PyObject,
+    pub(crate) args: Given<'a>,
+    pub(crate) context: Option<*mut ffi::PyObject>,
+}
+
+/// Arguments as the caller has them.
+#[derive(Clone, Copy)]
+pub(crate) enum Given<'a> {
+    Values(&'a [*mut ffi::PyObject]),
+    Tuple(*mut ffi::PyObject),
+}
+
+impl Given<'_> {
+    #[cold]
+    fn tuple(self, py: Python<'_>) -> PyResult<Obj> {
+        match self {
+            // SAFETY: live objects, as the maker of a handle promises.
+            Self::Tuple(tuple) => Ok(unsafe { Obj::from_borrowed(tuple) }),
+            Self::Values(values) => {
+                // SAFETY: as above.
+                let values = values.iter().map(|value| unsafe { borrowed(py, *value) });
+                Ok(PyTuple::new(py, values)?.into())
+            }
+        }
+    }
 }
 
 /// A reference to a native handle.
@@ -60,51 +85,82 @@ pub(crate) struct Call {
 pub(crate) struct HandleRef(Obj);
 
 impl HandleRef {
+    /// # Safety
+    /// What `call` points to is alive, as for all of these.
     #[inline]
-    pub(crate) fn new(py: Python<'_>, call: Call) -> PyResult<Self> {
-        Self::make(py, &PLAIN, call, 0.0)
+    pub(crate) unsafe fn new(py: Python<'_>, call: Call<'_>) -> PyResult<Self> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::make(py, &PLAIN, call, 0.0) }
     }
 
     /// A handle for `call_soon_threadsafe`.
+    ///
+    /// # Safety
+    /// As for `new`.
     #[inline]
-    pub(crate) fn shared(py: Python<'_>, call: Call) -> PyResult<Self> {
+    pub(crate) unsafe fn shared(py: Python<'_>, call: Call<'_>) -> PyResult<Self> {
         let class = if SHARED.get().is_some() {
             &SHARED
         } else {
             &PLAIN
         };
-        Self::make(py, class, call, 0.0)
+        // SAFETY: the caller's promise.
+        unsafe { Self::make(py, class, call, 0.0) }
     }
 
     /// A handle for a call at `when` seconds of the loop's clock.
+    ///
+    /// # Safety
+    /// As for `new`.
     #[inline]
-    pub(crate) fn timer(py: Python<'_>, call: Call, when: f64) -> PyResult<Self> {
-        Self::make(py, &TIMER, call, when)
+    pub(crate) unsafe fn timer(py: Python<'_>, call: Call<'_>, when: f64) -> PyResult<Self> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::make(py, &TIMER, call, when) }
     }
 
     #[inline]
-    fn make(
+    unsafe fn make(
         py: Python<'_>,
         class: &'static OnceLock<RawType>,
-        call: Call,
+        call: Call<'_>,
         when: f64,
     ) -> PyResult<Self> {
         let class = class
             .get()
             .ok_or_else(|| PyImportError::new_err("ropewalk._core is not initialised"))?;
-        let body = Body {
-            owner: Some(call.owner),
-            context: Some(call.context),
-            callback: Some(call.callback),
-            args: call.args,
-            when,
-            timer: None,
-            cancelled: false,
+        // SAFETY: alive, says the caller.
+        let keep = |object| unsafe { Obj::from_borrowed(object) };
+        // Whatever can fail comes before the object.
+        let context = match call.context {
+            Some(context) => keep(context),
+            None => copy_context(py)?,
+        };
+        let many = match call.args {
+            Given::Tuple(tuple) => Some(keep(tuple)),
+            Given::Values([_, _, _, _, ..]) => Some(call.args.tuple(py)?),
+            Given::Values(_) => None,
         };
         let object = memory::take(py, class)?;
-        // SAFETY: fresh memory of the type's size, seen by nobody; nothing is dropped by the write.
+        // SAFETY: fresh memory of the type's size, seen by nobody; nothing is dropped by a write, and every
+        // field is written.
         unsafe {
-            (&raw mut (*object.cast::<HandleObject>()).body).write(body);
+            let body = &raw mut (*object.cast::<HandleObject>()).body;
+            (&raw mut (*body).owner).write(Some(keep(call.owner)));
+            (&raw mut (*body).context).write(Some(context));
+            (&raw mut (*body).callback).write(Some(keep(call.callback)));
+            let args = &raw mut (*body).args;
+            match (many, call.args) {
+                (Some(tuple), _) => args.write(Args::Many(tuple)),
+                (None, Given::Values(&[a])) => args.write(Args::One([keep(a)])),
+                (None, Given::Values(&[a, b])) => args.write(Args::Two([keep(a), keep(b)])),
+                (None, Given::Values(&[a, b, c])) => {
+                    args.write(Args::Three([keep(a), keep(b), keep(c)]));
+                }
+                (None, _) => args.write(Args::None),
+            }
+            (&raw mut (*body).when).write(when);
+            (&raw mut (*body).timer).write(None);
+            (&raw mut (*body).cancelled).write(false);
             memory::reveal(object);
             Ok(Self(
                 Obj::from_owned(object).ok_or_else(|| PyErr::fetch(py))?,
@@ -169,22 +225,21 @@ impl HandleRef {
     /// Calls the callback in its context. A cancelled handle does nothing.
     #[inline]
     pub(crate) fn run(&self, py: Python<'_>) -> PyResult<()> {
+        // References of our own, for the callback may cancel its handle.
+        let mut lent = Lent::new();
         let job = self.body(py, |body| {
             body.timer = None;
             if body.cancelled {
                 return None;
             }
-            Some((
-                body.callback.clone()?,
-                body.args.clone(),
-                body.context.clone()?,
-            ))
+            body.args.lend(&mut lent);
+            Some((body.callback.clone()?, body.context.clone()?))
         });
-        let Some((callback, args, context)) = job else {
+        let Some((callback, context)) = job else {
             return Ok(());
         };
         // What was returned is dropped inside the context, as by `context.run(...)`.
-        in_context(py, &context, || args.call(py, &callback).map(drop))
+        in_context(py, &context, || lent.call(py, &callback).map(drop))
     }
 
     /// Runs a handle that other threads may look at.

@@ -13,6 +13,7 @@ mod handle;
 mod heap;
 mod listener;
 mod object;
+mod offspring;
 mod shared;
 mod transport;
 mod turn;

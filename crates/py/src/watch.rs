@@ -5,10 +5,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyTuple};
 use ropewalk_reactor::Side;
 
-use crate::call::{Args, copy_context};
 use crate::error::os_error;
 use crate::eventloop::{Loop, Task};
-use crate::handle::{Call, HandleRef};
+use crate::handle::{Call, Given, HandleRef};
 
 /// The number of a descriptor given as an int or as an object with `fileno()`; the rules and the exceptions
 /// are those of the `selectors` module.
@@ -42,23 +41,18 @@ fn handle(
     args: &Bound<'_, PyTuple>,
     context: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<HandleRef> {
-    let py = slf.py();
-    let context = match context {
-        Some(context) => context.into(),
-        None => copy_context(py)?,
-    };
-    let args = if args.is_empty() {
-        Args::None
-    } else {
-        Args::Many(args.into())
-    };
     let call = Call {
-        owner: slf.as_any().into(),
-        callback: callback.into(),
-        args,
-        context,
+        owner: slf.as_ptr(),
+        callback: callback.as_ptr(),
+        args: if args.is_empty() {
+            Given::Values(&[])
+        } else {
+            Given::Tuple(args.as_ptr())
+        },
+        context: context.map(|context| context.as_ptr()),
     };
-    HandleRef::new(py, call)
+    // SAFETY: all of them are borrowed for the call.
+    unsafe { HandleRef::new(slf.py(), call) }
 }
 
 /// Watches one side of a descriptor, in place of what watched it before.

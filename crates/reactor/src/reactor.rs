@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ropewalk_sys::clock::{self, Nanos};
+use ropewalk_sys::clock::{self, Nanos, Ticks};
 use ropewalk_sys::poller::{CAPACITY, Events, Readiness};
 
 use crate::inbox::{Inbox, Remote};
@@ -23,12 +23,16 @@ use crate::timers::{TimerKey, Timers};
 const LATE: u32 = 16;
 
 /// With work waiting, the system is asked at least every so many turns. Asking costs 120 ns and
-/// more, a turn of one cheap callback half of that.
-pub const LOOK_TURNS: u32 = 8;
+/// more, a turn of one cheap callback a third of that.
+pub const LOOK_TURNS: u32 = 32;
 
-/// With work waiting, the system is asked at least every so many nanoseconds, however few turns
-/// that were.
-pub const LOOK_NANOS: Nanos = 50_000;
+/// With work waiting, the system is asked at least every so many nanoseconds (a fifth of that, where
+/// the counter is fast), however few turns that were.
+pub const LOOK_NANOS: Nanos = 100_000;
+
+/// In a turn that does not ask the system the clock is read only if a timer is due that many
+/// nanoseconds or less after the last look: twice as long as such turns last.
+const NEAR: Nanos = 2 * LOOK_NANOS;
 
 /// Something to call, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,8 +70,11 @@ pub struct Reactor<H> {
     late: u32,
     /// Turns since the system was last asked.
     skipped: u32,
-    /// When the system was last asked.
+    /// When the system was last asked, by the clock and by the counter.
     looked: Nanos,
+    ticks: Ticks,
+    /// This turn asks the system.
+    asks: bool,
     /// The time as `prepare` read it, if no sleep lies between it and `collect`.
     clock: Option<Nanos>,
 }
@@ -95,6 +102,8 @@ impl<H: Clone> Reactor<H> {
             late: 0,
             skipped: LOOK_TURNS,
             looked: 0,
+            ticks: Ticks::now(),
+            asks: true,
             clock: None,
         })
     }
@@ -242,10 +251,11 @@ impl<H: Clone> Reactor<H> {
     /// to sleep until the next timer.
     pub fn prepare(&mut self, may_sleep: bool) -> Plan {
         self.clock = None;
+        self.asks = true;
         let next = self.timers.next();
         if self.ready.is_empty() && !self.sleeper.sleep().is_notified() {
             if !may_sleep {
-                return self.look();
+                return Plan::Look;
             }
             let Some(at) = next else {
                 return Plan::Sleep(None);
@@ -258,28 +268,25 @@ impl<H: Clone> Reactor<H> {
             }
             self.clock = Some(now);
         }
-        let now = *self.clock.get_or_insert_with(clock::now);
-        if self.skipped + 1 < LOOK_TURNS && now.saturating_sub(self.looked) < LOOK_NANOS {
+        if self.skipped + 1 < LOOK_TURNS && self.ticks.elapsed() < LOOK_NANOS {
             self.skipped += 1;
+            self.asks = false;
+            if self.clock.is_none() && next.is_some_and(|at| at <= self.looked + NEAR) {
+                self.clock = Some(clock::now());
+            }
             return Plan::Skip;
         }
-        self.look()
-    }
-
-    fn look(&mut self) -> Plan {
-        self.skipped = 0;
         Plan::Look
     }
 
     /// The third phase: makes ready, in this order, whom `events` concern, what remotes pushed, and
     /// timers that are due. Returns how many jobs are ready: this turn's batch.
     pub fn collect(&mut self, events: &mut Events) -> usize {
-        // Not set: there was a sleep, and it asked the system.
-        let slept = self.clock.is_none();
-        let now = self.clock.take().unwrap_or_else(clock::now);
-        if slept || self.skipped == 0 {
+        let mut now = self.clock.take();
+        if self.asks {
             self.skipped = 0;
-            self.looked = now;
+            self.looked = *now.get_or_insert_with(clock::now);
+            self.ticks = Ticks::now();
         }
         if !events.is_empty() {
             if events.len() >= CAPACITY {
@@ -302,8 +309,10 @@ impl<H: Clone> Reactor<H> {
         if self.sleeper.sleep().is_notified() {
             self.take_remote();
         }
-        while let Some(handle) = self.timers.pop_due(now) {
-            self.push(handle);
+        if let Some(now) = now {
+            while let Some(handle) = self.timers.pop_due(now) {
+                self.push(handle);
+            }
         }
         self.ready.len()
     }
