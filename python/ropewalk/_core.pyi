@@ -8,11 +8,23 @@ from asyncio.transports import _FlowControlMixin
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar, final
 
-from typing_extensions import disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 _T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
 
-__all__ = ["Handle", "Loop", "StreamTransport", "TimerHandle", "__version__"]
+__all__ = [
+    "Handle",
+    "Loop",
+    "Stream",
+    "StreamCall",
+    "StreamTransport",
+    "TimerHandle",
+    "__version__",
+    "_async_method",
+    "_complete_streams",
+    "_set_stream_classes",
+]
 
 __version__: str
 
@@ -48,6 +60,7 @@ class Loop:
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle: ...
+    def get_debug(self) -> bool: ...
     def create_future(self) -> asyncio.Future[Any]: ...
     def create_task(
         self, coro: Coroutine[Any, Any, _T] | Generator[Any, None, _T], **kwargs: Any
@@ -121,3 +134,39 @@ class StreamTransport(_FlowControlMixin):
     def _reset_empty_waiter(self) -> None: ...
     def _force_close(self, exc: BaseException | None) -> None: ...
     def _fatal_error(self, exc: BaseException, message: str = ...) -> None: ...
+
+@final
+class Stream:
+    """The state of a ``ropewalk.asyncio.StreamReader``."""
+
+    buffer: bytearray
+    eof: bool
+    exception: BaseException | None
+    limit: float
+    paused: bool
+    transport: asyncio.BaseTransport | None
+    waiter: asyncio.Future[None] | None
+    def __new__(cls, owner: asyncio.AbstractEventLoop, limit: float) -> Stream: ...
+    def __len__(self) -> int: ...
+    def at_eof(self) -> bool: ...
+    def feed_data(self, data: Buffer) -> None: ...
+    def resume(self) -> None: ...
+
+@final
+class StreamCall(Coroutine[asyncio.Future[None], object, bytes]):
+    """What ``read()`` and its like give: to be awaited, once."""
+
+    @property
+    def __name__(self) -> str: ...
+    @property
+    def __qualname__(self) -> str: ...
+    def __await__(self) -> Generator[asyncio.Future[None], None, bytes]: ...
+    def __iter__(self) -> StreamCall: ...
+    def __next__(self) -> asyncio.Future[None]: ...
+    def send(self, value: object) -> asyncio.Future[None]: ...
+    def throw(self, typ: Any, val: Any = None, tb: Any = None) -> asyncio.Future[None]: ...
+    def close(self) -> None: ...
+
+def _async_method(wrapped: _F) -> _F: ...
+def _complete_streams(reader: type, writer: type) -> None: ...
+def _set_stream_classes(protocol: type, adopt: Callable[[Any], bool]) -> None: ...

@@ -16,6 +16,7 @@ use crate::call::{Args, Lent, borrowed, copy_context, in_context};
 use crate::eventloop::Loop;
 use crate::heap::{self, Plan, RawType, Ref, Returned, getter, method};
 use crate::object::Obj;
+use crate::spare::Spare;
 
 /// Room for an instance of `asyncio.TimerHandle`: ten slots behind the largest object header (32 bytes,
 /// free-threaded). One number for both types keeps the body at one place.
@@ -140,7 +141,7 @@ impl HandleRef {
             Given::Values([_, _, _, _, ..]) => Some(call.args.tuple(py)?),
             Given::Values(_) => None,
         };
-        let object = memory::take(py, class)?;
+        let object = spare_of(class).take(py, class)?;
         // SAFETY: fresh memory of the type's size, seen by nobody; nothing is dropped by a write, and every
         // field is written.
         unsafe {
@@ -161,7 +162,7 @@ impl HandleRef {
             (&raw mut (*body).when).write(when);
             (&raw mut (*body).timer).write(None);
             (&raw mut (*body).cancelled).write(false);
-            memory::reveal(object);
+            ffi::PyObject_GC_Track(object.cast());
             Ok(Self(
                 Obj::from_owned(object).ok_or_else(|| PyErr::fetch(py))?,
             ))
@@ -324,6 +325,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         dealloc,
         traverse,
         clear,
+        slots: vec![],
     };
     let plain: Bound<'_, PyType> = events.getattr("Handle")?.cast_into()?;
     let plain = RawType::new(
@@ -466,6 +468,19 @@ fn class_of(object: *mut ffi::PyObject) -> Option<&'static RawType> {
         .find(|ours| ours.as_ptr() == class)
 }
 
+/// The memory of dead handles: plain ones, timers, shared ones.
+static SPARE: [Spare; 3] = [const { Spare::new() }; 3];
+
+#[inline]
+fn spare_of(class: &RawType) -> &'static Spare {
+    let is = |other: &OnceLock<RawType>| {
+        other
+            .get()
+            .is_some_and(|other| other.as_ptr() == class.as_ptr())
+    };
+    &SPARE[usize::from(is(&TIMER)) + 2 * usize::from(is(&SHARED))]
+}
+
 unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
     // SAFETY: CPython calls this once, on the last reference to a handle, with the thread attached.
     unsafe {
@@ -474,7 +489,7 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
         std::ptr::drop_in_place(&raw mut (*object.cast::<HandleObject>()).body);
         if let Some(class) = class_of(object) {
             class.clear_slots(object);
-            memory::give(object, class);
+            spare_of(class).give(Python::assume_attached(), object, class);
         }
     }
 }
@@ -524,106 +539,4 @@ unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
         drop(taken);
     }
     0
-}
-
-/// Where handles' memory comes from.
-///
-/// A loop makes and drops handles by the million, one or two alive at a time. With the GIL a short list of
-/// dead ones is kept per type, as CPython keeps its tuples and floats; free-threaded, the allocator's own
-/// per-thread lists do that.
-mod memory {
-    use super::*;
-
-    #[cfg(not(Py_GIL_DISABLED))]
-    mod kept {
-        use super::*;
-        use crate::guard::Guarded;
-
-        const MOST: usize = 256;
-
-        /// An object without references, of the type it is kept under.
-        struct Dead(*mut ffi::PyObject);
-        // SAFETY: nobody else knows the object.
-        unsafe impl Send for Dead {}
-
-        /// Plain handles, timers, shared handles.
-        static DEAD: [Guarded<Vec<Dead>>; 3] = [const { Guarded::new(Vec::new()) }; 3];
-
-        fn list(class: &RawType) -> &'static Guarded<Vec<Dead>> {
-            let is = |other: &OnceLock<RawType>| {
-                other
-                    .get()
-                    .is_some_and(|other| other.as_ptr() == class.as_ptr())
-            };
-            &DEAD[usize::from(is(&TIMER)) + 2 * usize::from(is(&SHARED))]
-        }
-
-        #[inline]
-        pub(super) fn take(py: Python<'_>, class: &RawType) -> Option<*mut ffi::PyObject> {
-            let Dead(object) = list(class).with(py, Vec::pop)?;
-            // SAFETY: memory of an instance of this type, untracked, its slots empty: as `tp_alloc` leaves it.
-            Some(unsafe { ffi::PyObject_Init(object, class.as_ptr()) })
-        }
-
-        #[inline]
-        pub(super) fn give(object: *mut ffi::PyObject, class: &RawType) -> bool {
-            // SAFETY: called from `dealloc`, attached.
-            let py = unsafe { Python::assume_attached() };
-            list(class).with(py, |list| {
-                let room = list.len() < MOST;
-                if room {
-                    list.push(Dead(object));
-                }
-                room
-            })
-        }
-    }
-
-    /// An instance of `class` with an unwritten body, unknown to the collector or not to be traversed
-    /// before the body is written (no Python code runs in between).
-    #[inline]
-    pub(super) fn take(py: Python<'_>, class: &RawType) -> PyResult<*mut ffi::PyObject> {
-        #[cfg(not(Py_GIL_DISABLED))]
-        if let Some(object) = kept::take(py, class) {
-            return Ok(object);
-        }
-        // SAFETY: a ready heap type has `tp_alloc`; the collector is told again by `reveal`.
-        unsafe {
-            let object = ffi::PyType_GenericAlloc(class.as_ptr(), 0);
-            if object.is_null() {
-                return Err(PyErr::fetch(py));
-            }
-            ffi::PyObject_GC_UnTrack(object.cast());
-            Ok(object)
-        }
-    }
-
-    /// Tells the collector of a finished handle.
-    ///
-    /// # Safety
-    /// Its body is written.
-    #[inline]
-    pub(super) unsafe fn reveal(object: *mut ffi::PyObject) {
-        // SAFETY: untracked since `take`.
-        unsafe { ffi::PyObject_GC_Track(object.cast()) }
-    }
-
-    /// Keeps or frees a dead handle's memory.
-    ///
-    /// # Safety
-    /// Called at the end of `dealloc`.
-    #[inline]
-    pub(super) unsafe fn give(object: *mut ffi::PyObject, class: &RawType) {
-        #[cfg(not(Py_GIL_DISABLED))]
-        let kept = kept::give(object, class);
-        #[cfg(Py_GIL_DISABLED)]
-        let kept = false;
-        // SAFETY: dead; and an instance of a heap type owns a reference to its type.
-        unsafe {
-            if !kept {
-                ffi::PyObject_GC_Del(object.cast());
-            }
-            ffi::Py_DECREF(class.as_ptr().cast());
-        }
-    }
 }

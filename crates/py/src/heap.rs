@@ -455,6 +455,8 @@ pub(crate) struct Plan {
     pub(crate) dealloc: ffi::destructor,
     pub(crate) traverse: ffi::traverseproc,
     pub(crate) clear: ffi::inquiry,
+    /// What else there is: slot numbers and functions.
+    pub(crate) slots: Vec<(c_int, *mut c_void)>,
 }
 
 /// A finished raw type, and where the base class keeps its `__slots__`.
@@ -487,7 +489,7 @@ impl RawType {
         // SAFETY: as above.
         plan.getters.push(unsafe { std::mem::zeroed() });
         // The type points at its tables for as long as it lives, which is as long as the process.
-        let slots: Vec<ffi::PyType_Slot> = vec![
+        let mut slots: Vec<ffi::PyType_Slot> = vec![
             slot(ffi::Py_tp_dealloc, plan.dealloc as *mut c_void),
             slot(ffi::Py_tp_traverse, plan.traverse as *mut c_void),
             slot(ffi::Py_tp_clear, plan.clear as *mut c_void),
@@ -500,8 +502,13 @@ impl RawType {
                 Vec::leak(plan.getters).as_mut_ptr().cast(),
             ),
             slot(ffi::Py_tp_doc, plan.doc.as_ptr() as *mut c_void),
-            slot(0, ptr::null_mut()),
         ];
+        slots.extend(
+            plan.slots
+                .into_iter()
+                .map(|(number, pfunc)| slot(number, pfunc)),
+        );
+        slots.push(slot(0, ptr::null_mut()));
         let mut flags = ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_HAVE_GC | DISALLOW_INSTANTIATION;
         if plan.subclassable {
             flags |= ffi::Py_TPFLAGS_BASETYPE;

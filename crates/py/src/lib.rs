@@ -15,6 +15,8 @@ mod listener;
 mod object;
 mod offspring;
 mod shared;
+mod spare;
+mod stream;
 mod transport;
 mod turn;
 mod watch;
@@ -26,5 +28,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     handle::register(module)?;
     transport::register(module)?;
+    stream::register(module)?;
     eventloop::register(module)
 }

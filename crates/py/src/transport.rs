@@ -24,18 +24,20 @@ use pyo3::{ffi, intern};
 use ropewalk_reactor::{Job, Token};
 use ropewalk_sys::address::{self, Address};
 use ropewalk_sys::poller::Readiness;
-use ropewalk_sys::stream;
+use ropewalk_sys::stream as socket;
 
 pub(crate) use self::methods::register;
 use self::object::TransportObject;
 pub(crate) use self::read::ReadBuffer;
 use self::write::Output;
+pub(crate) use self::write::write;
 use crate::call::{call_method, copy_context, in_context};
 use crate::error::os_error;
 use crate::eventloop::{Loop, Task};
 use crate::guard::Guarded;
-use crate::heap::RawType;
+use crate::heap::{RawType, Ref};
 use crate::object::Obj;
+use crate::stream;
 use crate::turn::report;
 
 /// A transport's Rust half.
@@ -54,6 +56,8 @@ enum Style {
     Data,
     /// `get_buffer(hint)`, `buffer_updated(count)`: asyncio.BufferedProtocol
     Buffer,
+    /// What `data_received` of asyncio's StreamReaderProtocol would do, without calling it
+    Stream,
 }
 
 /// What keeps the descriptor open.
@@ -212,7 +216,7 @@ fn make<'py>(
         transport
     };
     // Small writes leave at once, without waiting for the last one's acknowledgement. Not TCP: no matter.
-    drop(stream::set_nodelay(fd));
+    drop(socket::set_nodelay(fd));
     let owner = slf.get();
     if let Err(error) = attach(py, &transport) {
         let socket = transport.body()?.with(py, |state| {
@@ -262,9 +266,33 @@ fn style_of(py: Python<'_>, protocol: &Obj) -> PyResult<Style> {
     })?;
     Ok(if protocol.bind(py).is_instance(buffered.bind(py))? {
         Style::Buffer
+    } else if stream::feeds_stream(&protocol.bind(py))? {
+        Style::Stream
     } else {
         Style::Data
     })
+}
+
+/// Whether the object is one of these transports.
+#[inline]
+pub(crate) fn is_native(object: Ref<'_, '_>) -> bool {
+    // SAFETY: live objects; compared by type, then by CPython's rules for subclasses.
+    CLASS.get().is_some_and(|class| unsafe {
+        ffi::PyObject_TypeCheck(object.as_ptr(), class.as_ptr()) != 0
+    })
+}
+
+/// Whether bytes flow: the transport is not closing, and its protocol was not told to pause. `None` if it is not
+/// one of these transports.
+#[inline]
+pub(crate) fn flows(object: Ref<'_, '_>) -> Option<bool> {
+    if !is_native(object) {
+        return None;
+    }
+    methods::look(object.py(), object, |state| {
+        !state.closing && !state.protocol_paused && state.conn_lost == 0
+    })
+    .ok()
 }
 
 /// A transport on a connected Python socket.
@@ -381,7 +409,7 @@ pub(crate) fn ready(
 ) -> PyResult<()> {
     let py = slf.py();
     let body = transport.body()?;
-    let (read, write) = body.with(py, |state| {
+    let read = body.with(py, |state| {
         if readiness.readable() {
             state.readable = true;
             state.hangup |= readiness.intersects(
@@ -393,12 +421,14 @@ pub(crate) fn ready(
         if readiness.writable() {
             state.writable = true;
         }
-        (state.wants_read(), state.wants_write())
+        state.wants_read()
     });
     if read {
         read::once(slf, transport)?;
     }
-    if write {
+    // Asked after the read, which may have ended the connection: a protocol that waits for room must not hear then
+    // that there is some.
+    if body.with(py, |state| state.wants_write()) {
         write::flush(slf, transport)?;
     }
     Ok(())

@@ -13,6 +13,14 @@ from asyncio import *  # noqa: F403  # the point of this module
 from ropewalk.asyncio._install import EventLoopPolicy, install, uninstall
 from ropewalk.asyncio._loop import EventLoop, new_event_loop
 from ropewalk.asyncio._run import Runner, run
+from ropewalk.asyncio._streams import (
+    StreamReader,
+    StreamWriter,
+    open_connection,
+    open_unix_connection,
+    start_server,
+    start_unix_server,
+)
 from ropewalk.asyncio._transport import SocketTransport
 
 __all__ = [
@@ -21,9 +29,15 @@ __all__ = [
     "EventLoopPolicy",
     "Runner",
     "SocketTransport",
+    "StreamReader",
+    "StreamWriter",
     "install",
     "new_event_loop",
+    "open_connection",
+    "open_unix_connection",
     "run",
+    "start_server",
+    "start_unix_server",
     "uninstall",
 ]
 

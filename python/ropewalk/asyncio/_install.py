@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import asyncio.events
+import asyncio.streams
 import asyncio.unix_events
 import threading
 import warnings
 from typing import Any
 
 from ropewalk.asyncio._loop import EventLoop, new_event_loop
+from ropewalk.asyncio._streams import StreamReader, StreamWriter
 
 _DefaultPolicy: Any = asyncio.unix_events._UnixDefaultEventLoopPolicy
 _lock = threading.Lock()
@@ -77,6 +79,9 @@ def install() -> None:
         if "EventLoop" in asyncio.__dict__:  # from Python 3.13 on
             replace(asyncio, "EventLoop", _SelectorEventLoop)
         replace(asyncio, "SelectorEventLoop", _SelectorEventLoop)
+        for name, native in (("StreamReader", StreamReader), ("StreamWriter", StreamWriter)):
+            replace(asyncio, name, native)
+            replace(asyncio.streams, name, native)
         policy = asyncio.events._event_loop_policy  # type: ignore[attr-defined]
         if policy is not None and not isinstance(policy, _DefaultPolicy):
             _replaced.append((asyncio.events, "", policy))

@@ -34,6 +34,7 @@ from asyncio.log import logger
 from typing import Any
 
 from ropewalk import _core
+from ropewalk.asyncio import _streams  # noqa: F401  # tells the core the stream classes
 from ropewalk.asyncio._transport import SocketTransport
 
 _Base: Any = asyncio.SelectorEventLoop

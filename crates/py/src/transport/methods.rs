@@ -62,6 +62,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             dealloc,
             traverse,
             clear,
+            slots: vec![],
         },
     )?;
     module.add("StreamTransport", CLASS.get_or_init(|| raw).bind(py))

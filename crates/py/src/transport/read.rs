@@ -19,13 +19,14 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::{ffi, intern};
 use ropewalk_sys::poller::Readiness;
-use ropewalk_sys::stream;
+use ropewalk_sys::stream as socket;
 
 use super::{Body, Style, TransportRef, again, fatal};
 use crate::call::{call_method, ends_the_run, in_context};
 use crate::error::os_error;
 use crate::eventloop::Loop;
 use crate::object::Obj;
+use crate::stream;
 
 /// What one read through the shared buffer takes at most.
 const SMALL: usize = 64 * 1024;
@@ -43,7 +44,7 @@ impl ReadBuffer {
     /// Reads, and makes a bytes object of what came; `None` at the stream's end.
     #[inline]
     fn read(&mut self, py: Python<'_>, fd: RawFd) -> Result<Option<(Obj, bool)>, Failure> {
-        let count = stream::recv(fd, &mut self.0)?;
+        let count = socket::recv(fd, &mut self.0)?;
         if count == 0 {
             return Ok(None);
         }
@@ -58,16 +59,16 @@ impl ReadBuffer {
 }
 
 /// Reads straight into a new bytes object.
-fn read_bulk(py: Python<'_>, fd: RawFd) -> Result<Option<(Obj, usize)>, Failure> {
+fn read_bulk(py: Python<'_>, fd: RawFd, size: usize) -> Result<Option<(Obj, usize)>, Failure> {
     // SAFETY: a new object of uninitialised bytes that nobody else knows, filled by `recv`, then cut to what
     // came. `_PyBytes_Resize` takes the reference and sets it to NULL when it fails.
     unsafe {
-        let mut bytes = ffi::PyBytes_FromStringAndSize(ptr::null(), BULK.cast_signed());
+        let mut bytes = ffi::PyBytes_FromStringAndSize(ptr::null(), size.cast_signed());
         if bytes.is_null() {
             return Err(Failure::Python(PyErr::fetch(py)));
         }
         let space = ffi::PyBytes_AsString(bytes).cast::<MaybeUninit<u8>>();
-        let count = match stream::recv(fd, slice::from_raw_parts_mut(space, BULK)) {
+        let count = match socket::recv(fd, slice::from_raw_parts_mut(space, size)) {
             Ok(0) => {
                 ffi::Py_DECREF(bytes);
                 return Ok(None);
@@ -78,7 +79,7 @@ fn read_bulk(py: Python<'_>, fd: RawFd) -> Result<Option<(Obj, usize)>, Failure>
                 return Err(error.into());
             }
         };
-        if count < BULK && _PyBytes_Resize(&raw mut bytes, count.cast_signed()) != 0 {
+        if count < size && _PyBytes_Resize(&raw mut bytes, count.cast_signed()) != 0 {
             return Err(Failure::Python(PyErr::fetch(py)));
         }
         Ok(Obj::from_owned(bytes).map(|bytes| (bytes, count)))
@@ -122,8 +123,44 @@ pub(super) fn once(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult<
         return Ok(());
     };
     match style {
-        Style::Data => data(slf, transport, body, &protocol, bulk),
+        Style::Data => data(
+            slf,
+            transport,
+            body,
+            &protocol,
+            bulk.then_some(BULK),
+            deliver,
+        ),
         Style::Buffer => buffer(slf, transport, body, &protocol),
+        Style::Stream => {
+            // Portions of the size that is asked for are handed on as they are.
+            let size = bulk.then(|| {
+                match stream::fed_by(protocol.bind(py))
+                    .map(|fed| fed.map_or(0, |s| s.get().wanted(py)))
+                {
+                    Ok(wanted @ SMALL..BULK) => wanted,
+                    _ => BULK,
+                }
+            });
+            data(slf, transport, body, &protocol, size, feed)
+        }
+    }
+}
+
+/// Tells the protocol.
+#[inline]
+fn deliver(py: Python<'_>, protocol: &Obj, bytes: Obj) -> PyResult<()> {
+    let heard = intern!(py, "data_received");
+    call_method(&protocol.bind(py), heard, [&bytes.into_bound(py)]).map(drop)
+}
+
+/// Does what the protocol would, which is to feed its reader.
+#[inline]
+fn feed(py: Python<'_>, protocol: &Obj, bytes: Obj) -> PyResult<()> {
+    match stream::fed_by(protocol.bind(py))? {
+        Some(stream) => stream.get().feed(py, bytes),
+        // Nobody holds the reader any more: the bytes are for nobody.
+        None => Ok(()),
     }
 }
 
@@ -133,12 +170,13 @@ fn data(
     transport: &TransportRef,
     body: &Body,
     protocol: &Obj,
-    bulk: bool,
+    bulk: Option<usize>,
+    deliver: impl FnOnce(Python<'_>, &Obj, Obj) -> PyResult<()>,
 ) -> PyResult<()> {
     let py = slf.py();
-    let read = if bulk {
-        read_bulk(py, body.fd)
-            .map(|read| read.map(|(bytes, count)| (bytes, count == BULK, count >= SMALL / 2)))
+    let read = if let Some(size) = bulk {
+        read_bulk(py, body.fd, size)
+            .map(|read| read.map(|(bytes, count)| (bytes, count == size, count >= SMALL / 2)))
     } else {
         slf.get()
             .read_buffer
@@ -152,14 +190,7 @@ fn data(
         state.bulk = bulk;
         state.readable = full || state.hangup;
     });
-    let heard = in_context(py, &body.context, || {
-        call_method(
-            &protocol.bind(py),
-            intern!(py, "data_received"),
-            [&bytes.into_bound(py)],
-        )
-        .map(drop)
-    });
+    let heard = in_context(py, &body.context, || deliver(py, protocol, bytes));
     finish(
         slf,
         transport,
@@ -209,7 +240,7 @@ fn buffer(
     // SAFETY: the view keeps the memory in place and is writable; `recv` only ever writes initialised bytes.
     let space =
         unsafe { slice::from_raw_parts_mut(view.buf_ptr().cast::<MaybeUninit<u8>>(), room) };
-    let read = match stream::recv(body.fd, space) {
+    let read = match socket::recv(body.fd, space) {
         Ok(0) => Ok(None),
         Ok(count) => Ok(Some(count)),
         Err(error) => Err(error.into()),

@@ -170,7 +170,7 @@ fn log_lost_write(py: Python<'_>) -> Returned {
     heap::none(py)
 }
 
-fn write(py: Python<'_>, object: Ref<'_, '_>, data: Ref<'_, '_>) -> Returned {
+pub(crate) fn write(py: Python<'_>, object: Ref<'_, '_>, data: Ref<'_, '_>) -> Returned {
     let transport = this(object);
     let body = transport.body()?;
     let data: &Bound<'_, PyAny> = &data;

@@ -1,0 +1,767 @@
+//! `StreamCall`: what `read()`, `readline()` and their like give back, to be awaited.
+//!
+//! It is to a coroutine what a raw method is to a Python function: the same from outside (`await`, `create_task`,
+//! `wait_for`, `send`, `throw`, `close`, the warning if nobody awaits it), and no frame inside. A call looks at the
+//! stream only when it is driven: until then nothing is taken, so a call that is cancelled before it began, or
+//! while it waits, takes nothing.
+//!
+//! It waits as a coroutine does: it yields a future to the task that drives it.
+
+use std::ffi::c_void;
+use std::sync::OnceLock;
+
+use pyo3::exceptions::{
+    PyImportError, PyRuntimeError, PyRuntimeWarning, PyStopAsyncIteration, PyValueError,
+};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyType};
+use pyo3::{ffi, intern};
+
+use super::buffer::new_bytes;
+use super::{Stream, resume};
+use crate::call::{call_function, call_method};
+use crate::heap::{self, Arguments, Plan, RawType, Ref, Returned, getter, method};
+use crate::object::Obj;
+use crate::spare::Spare;
+
+/// Room for an instance of `object`: 16 bytes, 32 free-threaded.
+const HEADER: usize = 32;
+
+#[repr(C)]
+struct CallObject {
+    header: [u64; HEADER / 8],
+    body: Body,
+}
+
+struct Body {
+    /// The reader, which must live as long as somebody reads from it.
+    reader: Option<Obj>,
+    state: State,
+    /// What the call waits for.
+    waiter: Option<Obj>,
+    /// The method's name, for warnings and `__qualname__`.
+    name: &'static str,
+}
+
+enum State {
+    /// Nobody has awaited it.
+    New(Work),
+    /// Somebody has.
+    Begun(Work),
+    /// It is being driven just now.
+    Running,
+    Ended,
+}
+
+/// What is to be done.
+pub(super) enum Work {
+    /// `read(n)`
+    Read(usize),
+    /// `read(-1)`, with what it has so far.
+    All(Vec<u8>),
+    Exactly(usize),
+    Until(Search),
+    /// `readline()`
+    Line(Search),
+    /// `__anext__()`
+    Next(Search),
+    /// The arguments are wrong; as of a coroutine, the error is raised when it is awaited.
+    Refused(PyErr),
+}
+
+/// The search for a separator.
+pub(super) struct Search {
+    /// None empty, the shortest first.
+    separators: Separators,
+    /// Up to here none of them begins.
+    offset: usize,
+}
+
+enum Separators {
+    Newline,
+    Some(Vec<Vec<u8>>),
+}
+
+impl Search {
+    pub(super) const fn line() -> Self {
+        Self {
+            separators: Separators::Newline,
+            offset: 0,
+        }
+    }
+
+    pub(super) fn new(mut separators: Vec<Vec<u8>>) -> PyResult<Self> {
+        separators.sort_by_key(Vec::len);
+        match separators.first() {
+            None => Err(PyValueError::new_err(
+                "Separator should contain at least one element",
+            )),
+            Some(shortest) if shortest.is_empty() => Err(PyValueError::new_err(
+                "Separator should be at least one-byte string",
+            )),
+            Some(_) => Ok(Self {
+                separators: Separators::Some(separators),
+                offset: 0,
+            }),
+        }
+    }
+
+    /// Where the first separator to end begins and ends.
+    fn find(&self, bytes: &[u8]) -> Option<(usize, usize)> {
+        let rest = bytes.get(self.offset..)?;
+        match &self.separators {
+            Separators::Newline => memchr::memchr(b'\n', rest)
+                .map(|place| (self.offset + place, self.offset + place + 1)),
+            Separators::Some(separators) => separators
+                .iter()
+                .filter_map(|separator| {
+                    let start = self.offset + memchr::memmem::find(rest, separator)?;
+                    Some((start, start + separator.len()))
+                })
+                // Of two that end together, the one tried first: the shorter.
+                .min_by_key(|(_, end)| *end),
+        }
+    }
+
+    fn longest(&self) -> usize {
+        match &self.separators {
+            Separators::Newline => 1,
+            Separators::Some(separators) => separators.last().map_or(1, Vec::len),
+        }
+    }
+
+    fn shortest(&self) -> usize {
+        match &self.separators {
+            Separators::Newline => 1,
+            Separators::Some(separators) => separators.first().map_or(1, Vec::len),
+        }
+    }
+}
+
+/// What came of one look at the buffer.
+enum Found {
+    Bytes(Obj),
+    /// Nothing yet: that many bytes would do.
+    Wait(usize),
+    /// The stream ended; what there was, and what was expected.
+    Incomplete(Obj, Option<usize>),
+    /// No separator within the limit: the message, the number of bytes that may be skipped.
+    Overrun(&'static str, usize),
+}
+
+const NOT_FOUND: &str = "Separator is not found, and chunk exceed the limit";
+const TOO_FAR: &str = "Separator is found, but chunk is longer than limit";
+
+impl Stream {
+    /// Takes `count` bytes, and lets the transport go on if there is room.
+    fn take(&self, py: Python<'_>, count: usize) -> PyResult<Obj> {
+        let (taken, resumable) = self.with(py, |state| {
+            let taken = state.buffer.take(py, count)?;
+            PyResult::Ok((taken, state.resumable(py)))
+        })?;
+        drop(taken.old);
+        if let Some(transport) = resumable {
+            resume(py, &transport)?;
+        }
+        Ok(taken.bytes)
+    }
+
+    fn available(&self, py: Python<'_>) -> (usize, bool) {
+        self.with(py, |state| (state.buffer.len(py), state.eof))
+    }
+
+    fn read(&self, py: Python<'_>, most: usize) -> PyResult<Found> {
+        match self.available(py) {
+            (0, false) => Ok(Found::Wait(most)),
+            _ => self.take(py, most).map(Found::Bytes),
+        }
+    }
+
+    fn read_all(&self, py: Python<'_>, all: &mut Vec<u8>) -> PyResult<Found> {
+        loop {
+            let portion = self.with(py, |state| state.limit.bytes);
+            match self.available(py) {
+                (0, false) => return Ok(Found::Wait(portion)),
+                (0, true) => return new_bytes(py, all).map(Found::Bytes),
+                // All of it at once, and without the detour, if that is all.
+                (rest, true) if all.is_empty() => return self.take(py, rest).map(Found::Bytes),
+                _ => {
+                    let bytes = self.take(py, portion.max(1))?;
+                    let bytes = bytes.bind(py);
+                    // SAFETY: `take` gives `bytes`.
+                    all.extend_from_slice(unsafe { bytes.cast_unchecked::<PyBytes>() }.as_bytes());
+                }
+            }
+        }
+    }
+
+    fn read_exactly(&self, py: Python<'_>, count: usize) -> PyResult<Found> {
+        match self.available(py) {
+            (there, _) if there >= count => self.take(py, count).map(Found::Bytes),
+            (there, true) => Ok(Found::Incomplete(self.drain(py, there)?, Some(count))),
+            (there, false) => Ok(Found::Wait(count - there)),
+        }
+    }
+
+    fn read_until(&self, py: Python<'_>, search: &mut Search) -> PyResult<Found> {
+        let (found, there, limit, eof) = self.with(py, |state| {
+            let bytes = state.buffer.bytes(py);
+            let enough = bytes.len().saturating_sub(search.offset) >= search.shortest();
+            let found = enough.then(|| search.find(bytes)).flatten();
+            if enough && found.is_none() {
+                // A separator may have begun: all but its last byte is looked at again.
+                search.offset = (bytes.len() + 1).saturating_sub(search.longest());
+            }
+            (found, bytes.len(), state.limit.bytes, state.eof)
+        });
+        match found {
+            Some((start, _)) if start > limit => Ok(Found::Overrun(TOO_FAR, start)),
+            Some((_, end)) => self.take(py, end).map(Found::Bytes),
+            None if search.offset > limit => Ok(Found::Overrun(NOT_FOUND, search.offset)),
+            // Looked at last, for the bytes that came with the end may have held the separator.
+            None if eof => Ok(Found::Incomplete(self.drain(py, there)?, None)),
+            None => Ok(Found::Wait(limit)),
+        }
+    }
+
+    /// Takes everything; nobody is resumed, as the stream has ended.
+    fn drain(&self, py: Python<'_>, there: usize) -> PyResult<Obj> {
+        let taken = self.with(py, |state| state.buffer.take(py, there))?;
+        drop(taken.old);
+        Ok(taken.bytes)
+    }
+
+    /// What a line that is too long leaves behind: nothing of it, or what follows its end.
+    fn skip_line(&self, py: Python<'_>, consumed: usize) -> PyResult<()> {
+        let (spent, resumable) = self.with(py, |state| {
+            let bytes = state.buffer.bytes(py);
+            let count = match bytes.get(consumed) {
+                Some(b'\n') => consumed + 1,
+                _ => bytes.len(),
+            };
+            let spent = state.buffer.skip(py, count)?;
+            PyResult::Ok((spent, state.resumable(py)))
+        })?;
+        drop(spent);
+        match resumable {
+            Some(transport) => resume(py, &transport),
+            None => Ok(()),
+        }
+    }
+
+    /// The future of one who waits for `wanted` bytes. Reading is resumed, or it would wait for ever.
+    fn wait(&self, py: Python<'_>, wanted: usize, function: &str) -> PyResult<Obj> {
+        let paused = self.with(py, |state| {
+            if state.waiter.is_some() {
+                return Err(PyRuntimeError::new_err(format!(
+                    "{function}() called while another coroutine is already waiting for incoming data"
+                )));
+            }
+            let paused = std::mem::take(&mut state.paused);
+            Ok(state.transport.clone().filter(|_| paused))
+        })?;
+        if let Some(transport) = paused {
+            resume(py, &transport)?;
+        }
+        let future = self.future(py)?;
+        future
+            .bind(py)
+            .setattr(intern!(py, "_asyncio_future_blocking"), true)?;
+        let old = self.with(py, |state| {
+            state.wanted = wanted;
+            state.waiter.replace(future.clone())
+        });
+        drop(old);
+        Ok(future)
+    }
+
+    /// Nobody waits for `waiter` any more.
+    fn leave(&self, py: Python<'_>, waiter: &Obj) {
+        let ours = self.with(py, |state| {
+            state
+                .waiter
+                .take_if(|other| other.as_ptr() == waiter.as_ptr())
+        });
+        drop(ours);
+    }
+}
+
+impl Work {
+    fn go_on(&mut self, py: Python<'_>, stream: &Stream) -> PyResult<Found> {
+        match self {
+            Self::Read(most) => stream.read(py, *most),
+            Self::All(all) => stream.read_all(py, all),
+            Self::Exactly(count) => stream.read_exactly(py, *count),
+            Self::Until(search) => stream.read_until(py, search),
+            Self::Line(search) | Self::Next(search) => match stream.read_until(py, search)? {
+                Found::Incomplete(partial, _) => Ok(Found::Bytes(partial)),
+                Found::Overrun(message, consumed) => {
+                    stream.skip_line(py, consumed)?;
+                    Err(PyValueError::new_err(message))
+                }
+                found => Ok(found),
+            },
+            Self::Refused(error) => Err(error.clone_ref(py)),
+        }
+    }
+
+    /// As errors name the function.
+    const fn function(&self) -> &'static str {
+        match self {
+            Self::Read(_) | Self::All(_) | Self::Refused(_) => "read",
+            Self::Exactly(_) => "readexactly",
+            Self::Until(_) | Self::Line(_) | Self::Next(_) => "readuntil",
+        }
+    }
+
+    /// Of an empty stream there is nothing to be had, and nothing to be said: `read(0)` and its like.
+    const fn needs_nothing(&self) -> bool {
+        matches!(self, Self::Read(0) | Self::Exactly(0))
+    }
+}
+
+/// What driving a call came to.
+enum Step {
+    /// Waits for the future.
+    Yield(Obj),
+    Return(Obj),
+}
+
+static CLASS: OnceLock<RawType> = OnceLock::new();
+static SPARE: Spare = Spare::new();
+
+/// A new call.
+#[inline]
+pub(super) fn make(
+    py: Python<'_>,
+    reader: Ref<'_, '_>,
+    work: Work,
+    name: &'static str,
+) -> PyResult<Obj> {
+    let class = CLASS
+        .get()
+        .ok_or_else(|| PyImportError::new_err("ropewalk._core is not initialised"))?;
+    let object = SPARE.take(py, class)?;
+    // SAFETY: fresh memory of the type's size, seen by nobody; nothing is dropped by the write.
+    unsafe {
+        (&raw mut (*object.cast::<CallObject>()).body).write(Body {
+            reader: Some(Obj::from_borrowed(reader.as_ptr())),
+            state: State::New(work),
+            waiter: None,
+            name,
+        });
+        ffi::PyObject_GC_Track(object.cast());
+        Obj::from_owned(object).ok_or_else(|| PyErr::fetch(py))
+    }
+}
+
+/// Looks into a call. No Python code runs in `f`.
+#[inline]
+fn body<R>(call: Ref<'_, '_>, f: impl FnOnce(&mut Body) -> R) -> R {
+    let object = call.as_ptr().cast::<CallObject>();
+    pyo3::sync::critical_section::with_critical_section(&call, || {
+        // SAFETY: the GIL or the critical section makes us the only one inside, and `f` runs no Python code
+        // that could come back here.
+        f(unsafe { &mut (*object).body })
+    })
+}
+
+/// Drives a call.
+#[inline]
+fn step(py: Python<'_>, call: Ref<'_, '_>) -> PyResult<Step> {
+    let (state, reader, waiter) = body(call, |body| {
+        (
+            std::mem::replace(&mut body.state, State::Running),
+            body.reader.clone(),
+            body.waiter.take(),
+        )
+    });
+    let (mut work, begins) = match state {
+        State::New(work) => (work, true),
+        State::Begun(work) => (work, false),
+        State::Running => return Err(PyValueError::new_err("coroutine already executing")),
+        State::Ended => {
+            body(call, |body| body.state = State::Ended);
+            return Err(PyRuntimeError::new_err(
+                "cannot reuse already awaited coroutine",
+            ));
+        }
+    };
+    let done = reader
+        .ok_or_else(|| PyRuntimeError::new_err("the stream's reader is gone"))
+        .and_then(|reader| {
+            let stream = Stream::of(reader.bind(py))?;
+            advance(py, stream.get(), &mut work, begins, waiter)
+        });
+    let (state, waiter) = match &done {
+        Ok(Step::Yield(future)) => (State::Begun(work), Some(future.clone())),
+        _ => (State::Ended, None),
+    };
+    let old = body(call, |body| {
+        body.waiter = waiter;
+        let reader = matches!(state, State::Ended).then(|| body.reader.take());
+        (std::mem::replace(&mut body.state, state), reader)
+    });
+    drop(old);
+    done
+}
+
+#[inline]
+fn advance(
+    py: Python<'_>,
+    stream: &Stream,
+    work: &mut Work,
+    begins: bool,
+    waiter: Option<Obj>,
+) -> PyResult<Step> {
+    if begins {
+        if let Work::Refused(error) = work {
+            return Err(error.clone_ref(py));
+        }
+        if let Some(error) = stream.with(py, |state| state.exception.clone()) {
+            return Err(PyErr::from_value(error.into_bound(py)));
+        }
+        if work.needs_nothing() {
+            return Ok(Step::Return(new_bytes(py, &[])?));
+        }
+    }
+    if let Some(waiter) = waiter {
+        // A feeder takes the future out before it completes it: one that is still there was not waited for.
+        let early = stream.with(py, |state| {
+            state
+                .waiter
+                .as_ref()
+                .is_some_and(|other| other.as_ptr() == waiter.as_ptr())
+        });
+        if early {
+            stream.leave(py, &waiter);
+            if !call_method(&waiter.bind(py), intern!(py, "done"), [])?.is_truthy()? {
+                return Err(PyRuntimeError::new_err("await wasn't used with future"));
+            }
+            // Somebody else completed it; its exception, if it has one, is the call's.
+            call_method(&waiter.bind(py), intern!(py, "result"), [])?;
+        }
+    }
+    match work.go_on(py, stream)? {
+        Found::Wait(wanted) => Ok(Step::Yield(stream.wait(py, wanted, work.function())?)),
+        Found::Bytes(bytes) => {
+            if matches!(work, Work::Next(_)) && bytes.bind(py).is_empty()? {
+                return Err(PyStopAsyncIteration::new_err(()));
+            }
+            Ok(Step::Return(bytes))
+        }
+        Found::Incomplete(partial, expected) => Err(exception(
+            py,
+            intern!(py, "IncompleteReadError"),
+            (partial.bind(py), expected),
+        )),
+        Found::Overrun(message, consumed) => Err(exception(
+            py,
+            intern!(py, "LimitOverrunError"),
+            (message, consumed),
+        )),
+    }
+}
+
+/// One of asyncio's own exceptions.
+#[cold]
+fn exception<'py>(
+    py: Python<'py>,
+    name: &Bound<'py, pyo3::types::PyString>,
+    args: impl pyo3::call::PyCallArgs<'py>,
+) -> PyErr {
+    let made = py
+        .import("asyncio.exceptions")
+        .and_then(|module| module.getattr(name)?.call1(args));
+    match made {
+        Ok(value) => PyErr::from_value(value),
+        Err(error) => error,
+    }
+}
+
+/// `__await__`, `__iter__`: the call drives itself.
+unsafe extern "C" fn itself(call: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: a live object; one more reference.
+    unsafe {
+        ffi::Py_INCREF(call);
+        call
+    }
+}
+
+/// What `await` does in a Python coroutine.
+unsafe extern "C" fn next(call: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython on a live object.
+    unsafe {
+        heap::door(|py| match step(py, pyo3::Borrowed::from_ptr(py, call))? {
+            Step::Yield(future) => Ok(future.into_ptr()),
+            Step::Return(value) => returning::raise(py, value),
+        })
+    }
+}
+
+/// What a task does with a call that it was made for: no exception carries the result.
+unsafe extern "C" fn send_slot(
+    call: *mut ffi::PyObject,
+    _value: *mut ffi::PyObject,
+    result: *mut *mut ffi::PyObject,
+) -> ffi::PySendResult {
+    let mut answer = ffi::PySendResult::PYGEN_ERROR;
+    // SAFETY: called by CPython on a live object, with a place for the result.
+    unsafe {
+        *result = heap::door(|py| match step(py, pyo3::Borrowed::from_ptr(py, call))? {
+            Step::Yield(future) => {
+                answer = ffi::PySendResult::PYGEN_NEXT;
+                Ok(future.into_ptr())
+            }
+            Step::Return(value) => {
+                answer = ffi::PySendResult::PYGEN_RETURN;
+                Ok(value.into_ptr())
+            }
+        });
+    }
+    answer
+}
+
+fn send(py: Python<'_>, call: Ref<'_, '_>, _value: Ref<'_, '_>) -> Returned {
+    match step(py, call)? {
+        Step::Yield(future) => Ok(future.into_ptr()),
+        Step::Return(value) => returning::raise(py, value),
+    }
+}
+
+/// Ends the call without a result: what it waited for it leaves.
+fn end(py: Python<'_>, call: Ref<'_, '_>) -> PyResult<()> {
+    let (state, reader, waiter) = body(call, |body| {
+        let running = matches!(body.state, State::Running);
+        let state = if running {
+            State::Running
+        } else {
+            std::mem::replace(&mut body.state, State::Ended)
+        };
+        (state, body.reader.clone(), body.waiter.take())
+    });
+    if matches!(state, State::Running) {
+        return Err(PyValueError::new_err("coroutine already executing"));
+    }
+    if let (Some(reader), Some(waiter)) = (reader, waiter) {
+        Stream::of(reader.bind(py))?.get().leave(py, &waiter);
+    }
+    Ok(())
+}
+
+/// `throw(exception)`, and the old form `throw(type, value, traceback)`.
+fn throw(py: Python<'_>, call: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
+    let [kind, value, traceback] = given.named_or_positional(py, "throw", ["typ", "val", "tb"])?;
+    let kind =
+        kind.ok_or_else(|| pyo3::exceptions::PyTypeError::new_err("throw() needs an exception"))?;
+    end(py, call)?;
+    let error = if kind.is_instance_of::<PyType>() {
+        match value {
+            Some(value) if value.is_instance(&kind)? => value,
+            Some(value) => kind.call1((value,))?,
+            None => call_function(&kind)?,
+        }
+    } else {
+        kind
+    };
+    if let Some(traceback) = traceback {
+        error.setattr(intern!(py, "__traceback__"), traceback)?;
+    }
+    Err(PyErr::from_value(error))
+}
+
+fn close(py: Python<'_>, call: Ref<'_, '_>) -> Returned {
+    end(py, call)?;
+    heap::none(py)
+}
+
+fn awaited(_py: Python<'_>, call: Ref<'_, '_>) -> Returned {
+    // SAFETY: a live object.
+    Ok(unsafe { itself(call.as_ptr()) })
+}
+
+fn name(py: Python<'_>, call: Ref<'_, '_>) -> Returned {
+    Ok(body(call, |body| body.name)
+        .into_pyobject(py)?
+        .into_any()
+        .into_ptr())
+}
+
+fn qualified_name(py: Python<'_>, call: Ref<'_, '_>) -> Returned {
+    let name = format!("StreamReader.{}", body(call, |body| body.name));
+    Ok(name.into_pyobject(py)?.into_any().into_ptr())
+}
+
+/// The result of an `await` travels in a `StopIteration`, which costs more to make than everything else about a
+/// read that finds its bytes. The interpreter takes the value out and drops the exception at once, so one
+/// exception serves again and again; a debugger or a tracer that has kept it makes it somebody else's.
+mod returning {
+    use pyo3::exceptions::PyStopIteration;
+    use pyo3::prelude::*;
+
+    use crate::heap::Returned;
+    use crate::object::Obj;
+
+    #[cfg(all(Py_3_12, not(Py_GIL_DISABLED)))]
+    pub(super) fn raise(py: Python<'_>, value: Obj) -> Returned {
+        use pyo3::{ffi, intern};
+
+        use crate::guard::Guarded;
+
+        static KEPT: Guarded<Option<Obj>> = Guarded::new(None);
+
+        let kept = KEPT.with(py, Option::take);
+        // SAFETY: a live object.
+        let alone = |kept: &Obj| unsafe { ffi::Py_REFCNT(kept.as_ptr()) } == 1;
+        let carrier: Obj = match kept.filter(alone) {
+            Some(kept) => kept,
+            None => PyStopIteration::new_err(())
+                .into_value(py)
+                .into_bound(py)
+                .into_any()
+                .into(),
+        };
+        carrier
+            .bind(py)
+            .setattr(intern!(py, "value"), value.into_bound(py))?;
+        let old = KEPT.with(py, |place| place.replace(carrier.clone()));
+        drop(old);
+        // SAFETY: an exception instance, whose reference goes over.
+        unsafe { ffi::PyErr_SetRaisedException(carrier.into_ptr()) };
+        Ok(std::ptr::null_mut())
+    }
+
+    #[cfg(not(all(Py_3_12, not(Py_GIL_DISABLED))))]
+    pub(super) fn raise(py: Python<'_>, value: Obj) -> Returned {
+        // By way of a tuple, for a value that is one.
+        let error = PyStopIteration::new_err((value.into_bound(py).unbind(),));
+        error.restore(py);
+        Ok(std::ptr::null_mut())
+    }
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    let object: Bound<'_, PyType> = py.import("builtins")?.getattr("object")?.cast_into()?;
+    let raw = RawType::new(
+        &object,
+        Plan {
+            name: c"ropewalk._core.StreamCall",
+            doc: c"A read from a stream, to be awaited once.",
+            header: HEADER,
+            size: size_of::<CallObject>(),
+            subclassable: false,
+            methods: vec![
+                method!(c"send", c"send($self, value)\n--\n\nDrive the call; see types.CoroutineType.", one "value", send),
+                method!(
+                    c"throw",
+                    c"throw($self, typ, val=None, tb=None)\n--\n\nEnd the call with an exception.",
+                    keywords,
+                    throw
+                ),
+                method!(
+                    c"close",
+                    c"close($self)\n--\n\nEnd the call.",
+                    noargs,
+                    close
+                ),
+                method!(
+                    c"__await__",
+                    c"__await__($self)\n--\n\nReturn the iterator that drives the call.",
+                    noargs,
+                    awaited
+                ),
+            ],
+            getters: vec![
+                getter!(c"__name__", name),
+                getter!(c"__qualname__", qualified_name),
+            ],
+            dealloc,
+            traverse,
+            clear,
+            slots: vec![
+                (ffi::Py_am_await, itself as *mut c_void),
+                (ffi::Py_am_send, send_slot as *mut c_void),
+                (ffi::Py_tp_iter, itself as *mut c_void),
+                (ffi::Py_tp_iternext, next as *mut c_void),
+            ],
+        },
+    )?;
+    let class = CLASS.get_or_init(|| raw).bind(py);
+    // `create_task` and `asyncio.run` ask for this.
+    py.import("collections.abc")?
+        .getattr("Coroutine")?
+        .call_method1("register", (&class,))?;
+    module.add("StreamCall", class)
+}
+
+/// Says so if a call that nobody awaited is thrown away: most likely an `await` is missing.
+#[cold]
+fn never_awaited(py: Python<'_>, name: &str) {
+    let pending = PyErr::take(py);
+    let text = format!("coroutine 'StreamReader.{name}' was never awaited");
+    let warned = std::ffi::CString::new(text)
+        .map_err(PyErr::from)
+        .and_then(|text| PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &text, 1));
+    if let Err(error) = warned {
+        error.write_unraisable(py, None);
+    }
+    if let Some(pending) = pending {
+        pending.restore(py);
+    }
+}
+
+unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
+    // SAFETY: CPython calls this once, on the last reference to a call, with the thread attached.
+    unsafe {
+        let py = Python::assume_attached();
+        ffi::PyObject_GC_UnTrack(object.cast());
+        let body = &raw mut (*object.cast::<CallObject>()).body;
+        if matches!((*body).state, State::New(_)) {
+            never_awaited(py, (*body).name);
+        }
+        if let (Some(reader), Some(waiter)) = (&(*body).reader, &(*body).waiter)
+            && let Ok(stream) = Stream::of(reader.bind(py))
+        {
+            stream.get().leave(py, waiter);
+        }
+        std::ptr::drop_in_place(body);
+        if let Some(class) = CLASS.get() {
+            SPARE.give(py, object, class);
+        }
+    }
+}
+
+unsafe extern "C" fn traverse(
+    object: *mut ffi::PyObject,
+    visit: ffi::visitproc,
+    arg: *mut c_void,
+) -> std::ffi::c_int {
+    let Some(class) = CLASS.get() else { return 0 };
+    // SAFETY: the collector traverses live, tracked objects, whose body is written; it stops the world
+    // where there is no GIL.
+    unsafe {
+        let answer = class.visit_slots(object, visit, arg);
+        if answer != 0 {
+            return answer;
+        }
+        let body = &(*object.cast::<CallObject>()).body;
+        for held in [&body.reader, &body.waiter] {
+            let answer = heap::visit_object(held.as_ref(), visit, arg);
+            if answer != 0 {
+                return answer;
+            }
+        }
+    }
+    0
+}
+
+unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> std::ffi::c_int {
+    // SAFETY: the collector clears an unreachable but live call. What is taken out is dropped last, when the
+    // call is whole again.
+    unsafe {
+        let body = &mut (*object.cast::<CallObject>()).body;
+        drop((body.reader.take(), body.waiter.take()));
+    }
+    0
+}
