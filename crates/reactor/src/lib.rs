@@ -55,7 +55,7 @@ mod sync;
 mod timers;
 
 pub use inbox::Remote;
-pub use reactor::{Job, LOOK_NANOS, LOOK_TURNS, Plan, Reactor};
+pub use reactor::{CROWD_NANOS, Job, LOOK_NANOS, LOOK_TURNS, Plan, Reactor};
 pub use registrations::{ChildKey, Refused, Side, Token};
 pub use ropewalk_sys::clock::{Nanos, now};
 pub use ropewalk_sys::poller::{Events, Readiness};

@@ -34,6 +34,11 @@ pub const LOOK_NANOS: Nanos = 100_000;
 /// nanoseconds or less after the last look: twice as long as such turns last.
 const NEAR: Nanos = 2 * LOOK_NANOS;
 
+/// Where timers are dense, so many nanoseconds' worth of them share one sleep: each sleep costs some
+/// microseconds, whatever it was for. A timer on its own is waited for as precisely as the system
+/// can.
+pub const CROWD_NANOS: Nanos = 200_000;
+
 /// Something to call, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job<H> {
@@ -264,7 +269,12 @@ impl<H: Clone> Reactor<H> {
             // it is due.
             let now = clock::now();
             if at > now {
-                return Plan::Sleep(Some(Duration::from_nanos(at - now)));
+                let more = if self.timers.crowded(CROWD_NANOS) {
+                    CROWD_NANOS
+                } else {
+                    0
+                };
+                return Plan::Sleep(Some(Duration::from_nanos(at - now + more)));
             }
             self.clock = Some(now);
         }

@@ -108,6 +108,19 @@ impl<H> Timers<H> {
         None
     }
 
+    /// Whether another timer follows the earliest within `span`. Of the dead it may say so, too.
+    #[inline]
+    pub(crate) fn crowded(&self, span: Nanos) -> bool {
+        // The second in order is one of the first's two children.
+        match self.heap.as_slice() {
+            [Reverse(first), rest @ ..] => rest
+                .iter()
+                .take(2)
+                .any(|Reverse(entry)| entry.at - first.at <= span),
+            [] => false,
+        }
+    }
+
     /// The earliest timer, if its deadline is not after `now`.
     #[inline]
     pub(crate) fn pop_due(&mut self, now: Nanos) -> Option<H> {
@@ -164,6 +177,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn it_is_crowded_where_two_are_near() {
+        let mut timers = Timers::new();
+        assert!(!timers.crowded(10));
+        timers.add(100, ());
+        assert!(!timers.crowded(10));
+        timers.add(300, ());
+        timers.add(200, ());
+        assert!(!timers.crowded(99));
+        assert!(timers.crowded(100));
+    }
 
     #[derive(Clone, Debug)]
     enum Operation {
