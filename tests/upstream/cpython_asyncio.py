@@ -11,12 +11,10 @@ to what it says.
 import argparse
 import concurrent.futures
 import contextlib
-import fnmatch
 import hashlib
 import importlib.util
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -29,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import judges
+import known
 
 HERE = Path(__file__).resolve().parent
 PREFIX = "test.test_asyncio."
@@ -48,50 +47,6 @@ class Outcome:
 
 
 Results = dict[str, Outcome]
-
-
-@dataclass(frozen=True)
-class Known:
-    """One line of the list of known failures."""
-
-    pattern: str
-    reason: str
-    line: int
-
-    def matches(self, test: str) -> bool:
-        return fnmatch.fnmatchcase(test.removeprefix(PREFIX), self.pattern)
-
-
-def known_failures(text: str, version: tuple[int, int]) -> list[Known]:
-    """The lines of the list that hold for this version of Python."""
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        parts = [part.strip() for part in line.split("|")]
-        if len(parts) not in (2, 3) or not all(parts):
-            sys.exit(f"cpython_asyncio_known.txt:{number}: not `test id | reason [| versions]`: {line}")
-        if len(parts) == 2 or holds(parts[2], version, number):
-            found.append(Known(parts[0], parts[1], number))
-    return found
-
-
-def holds(conditions: str, version: tuple[int, int], number: int) -> bool:
-    """Whether `>=3.13, <3.15` holds for a version."""
-    for condition in conditions.split(","):
-        match = re.fullmatch(r"(<|<=|==|>=|>)(\d+)\.(\d+)", condition.strip())
-        if not match:
-            sys.exit(f"cpython_asyncio_known.txt:{number}: no condition on a version: {condition.strip()!r}")
-        sign, bound = match[1], (int(match[2]), int(match[3]))
-        if not {
-            "<": version < bound,
-            "<=": version <= bound,
-            "==": version == bound,
-            ">=": version >= bound,
-            ">": version > bound,
-        }[sign]:
-            return False
-    return True
 
 
 class Judge:
@@ -237,7 +192,11 @@ def interruptible(judge: Judge) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def compare(judge: Judge, given: argparse.Namespace, known: list[Known]) -> int:
+def matches(line: known.Known, test: str) -> bool:
+    return line.matches(test.removeprefix(PREFIX))
+
+
+def compare(judge: Judge, given: argparse.Namespace, listed: list[known.Known]) -> int:
     expected = {test for test, outcome in baseline(judge, given.cache, given.k).items() if outcome.kind == "pass"}
     if not expected:
         print(f"no test passes on asyncio's own loop{f' with {given.k!r} in its id' if given.k else ''}")
@@ -248,7 +207,7 @@ def compare(judge: Judge, given: argparse.Namespace, known: list[Known]) -> int:
         return judges.report(given, 0, 1, 0, f"no test ran on {given.loop}")
     missing = Outcome("missing", "it does not exist, or its module does not load, on this loop")
     outcomes = {test: ours.get(test, missing) for test in expected}
-    excused = {test: line for test in expected for line in known if line.matches(test)}
+    excused = {test: line for test in expected for line in listed if matches(line, test)}
 
     failing = sorted(test for test in expected if outcomes[test].kind != "pass" and test not in excused)
     revived = sorted(test for test in expected if outcomes[test].kind == "pass" and test in excused)
@@ -264,7 +223,7 @@ def compare(judge: Judge, given: argparse.Namespace, known: list[Known]) -> int:
         if any(outcome.kind != "pass" for outcome in more):
             revived.remove(test)  # it passes now and then: still a known failure
 
-    unused = [line for line in known if not given.k and not any(line.matches(test) for test in expected)]
+    unused = [line for line in listed if not given.k and not any(matches(line, test) for test in expected)]
     print()
     for count, test in enumerate(failing):
         if count == NAMED:
@@ -304,12 +263,12 @@ def main() -> int:
         return judges.absent(given, "no judges here (see tests/upstream/README.md)")
     if importlib.util.find_spec("test") is None or importlib.util.find_spec("test.test_asyncio") is None:
         return judges.absent(given, f"{sys.executable} was installed without CPython's test package")
-    known = known_failures(given.known.read_text(), sys.version_info[:2])
+    listed = known.read(given.known, sys.version_info[:2])
     with tempfile.TemporaryDirectory(prefix="judge-", ignore_cleanup_errors=True) as scratch:
         judge = Judge(folder, Path(scratch), given.jobs)
         try:
             with interruptible(judge):
-                return compare(judge, given, known)
+                return compare(judge, given, listed)
         except KeyboardInterrupt:
             print("interrupted")
             return 130
