@@ -169,3 +169,29 @@ def test_uninstall_puts_a_policy_back_after_loops_have_run() -> None:
         """
     )
     assert done.stdout == "True\n"
+
+
+def test_installed_every_loop_is_an_instance_of_asyncios_name() -> None:
+    done = rig.script(
+        """
+        import asyncio, selectors, ropewalk
+        before = asyncio.SelectorEventLoop
+        ropewalk.install()
+        names = [asyncio.SelectorEventLoop, before, getattr(asyncio, "EventLoop", before)]
+        class Mine(asyncio.SelectorEventLoop): pass
+        factories = [
+            asyncio.new_event_loop, ropewalk.new_event_loop, asyncio.SelectorEventLoop, Mine,
+            lambda: asyncio.SelectorEventLoop(selectors.SelectSelector()),
+        ]
+        for factory in factories:
+            with asyncio.Runner(loop_factory=factory) as runner:
+                loop = runner.get_loop()
+                for name in names:
+                    assert isinstance(loop, name) and issubclass(type(loop), name), (loop, name)
+                assert isinstance(loop, Mine) == issubclass(type(loop), Mine) == (factory is Mine)
+        assert not isinstance(7, asyncio.SelectorEventLoop)
+        assert not issubclass(asyncio.AbstractEventLoop, asyncio.SelectorEventLoop)
+        print("well")
+        """
+    )
+    assert done.stdout == "well\n"

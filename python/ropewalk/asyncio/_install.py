@@ -25,7 +25,21 @@ _lock = threading.Lock()
 _replaced: list[tuple[Any, str, Any]] = []
 
 
-class _SelectorEventLoop(EventLoop):
+class _AsTheOriginal(type):
+    """``isinstance`` and ``issubclass`` of the replaced name answer as they did: all these loops are of that class."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        if cls is _SelectorEventLoop:
+            return isinstance(instance, _original_selector_loop)
+        return super().__instancecheck__(instance)  # a class that a program derived from it
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        if cls is _SelectorEventLoop:
+            return issubclass(subclass, _original_selector_loop)
+        return super().__subclasscheck__(subclass)
+
+
+class _SelectorEventLoop(EventLoop, metaclass=_AsTheOriginal):
     """``asyncio.SelectorEventLoop`` while ropewalk is installed.
 
     Given a selector, which only the original can use, it is the original.
