@@ -11,7 +11,6 @@ to what it says.
 
 from __future__ import annotations
 
-import argparse
 import concurrent.futures
 import contextlib
 import importlib.metadata

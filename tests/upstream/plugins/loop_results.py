@@ -29,7 +29,7 @@ class Results:
         self.only = set(given["only"]) if given["only"] is not None else None
         self.without = set(given["without"])
         self.part = given["part"]
-        self.file = open(given["results"], "a", encoding="utf-8")  # noqa: SIM115  # for the life of the process
+        self.file = open(given["results"], "a", encoding="utf-8")  # for the life of the process
         self.pid = os.getpid()
         self.loops: collections.Counter[str] = collections.Counter()
         self.worst: dict[str, tuple[str, str]] = {}
