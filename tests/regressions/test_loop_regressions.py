@@ -7,7 +7,9 @@ import errno
 import gc
 import socket
 import struct
+from fractions import Fraction
 from typing import Any
+from unittest import mock
 
 import pytest
 import rig
@@ -195,3 +197,83 @@ def test_installed_every_loop_is_an_instance_of_asyncios_name() -> None:
         """
     )
     assert done.stdout == "well\n"
+
+
+@pytest.mark.parametrize("when", [2**40, 2.0**40, Fraction(2**41, 2)])
+def test_a_timer_tells_the_moment_as_it_was_given(when: Any) -> None:
+    with rig.borrowed(ropewalk.new_event_loop) as loop:
+        told = loop.call_at(when, print).when()
+        assert told == when
+        assert type(told) is type(when)
+
+
+class Virtual(ropewalk.asyncio.EventLoop):
+    """A loop whose hours pass when a test says so."""
+
+    now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+
+def patched_loop() -> Any:
+    loop: Any = ropewalk.new_event_loop()
+    loop.now = 1000.0
+    loop.time = lambda: loop.now
+    return loop
+
+
+@pytest.mark.parametrize("factory", [Virtual, patched_loop])
+def test_timers_go_by_a_time_of_the_programs(factory: Any) -> None:
+    async def main(loop: Any) -> None:
+        fired: list[str] = []
+        timer = loop.call_later(3600, fired.append, "later")
+        assert timer.when() == 4600.0
+        loop.call_at(1000.5, fired.append, "at")
+        loop.call_at(10**6, fired.append, "in days")
+        waiting = asyncio.create_task(asyncio.sleep(7200))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert fired == []
+        loop.now = 1000.5
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert fired == ["at"]
+        loop.now += 3600
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert fired == ["at", "later"]
+        loop.now += 3600
+        await asyncio.wait_for(waiting, None)
+        assert fired == ["at", "later"]
+
+    with rig.borrowed(factory) as loop:
+        loop.run_until_complete(main(loop))  # rig.run's own limit would go by that clock, too
+
+
+def test_timers_go_by_the_systems_clock_again() -> None:
+    async def main(loop: Any) -> None:
+        fired: list[str] = []
+        now = loop.time()
+        with mock.patch.object(loop, "time") as time:
+            time.return_value = now
+            loop.call_later(0.01, fired.append, "soon")
+            loop.call_later(3600, fired.append, "later")
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert fired == []
+        await rig.until(lambda: fired)
+        assert fired == ["soon"]
+
+    with rig.borrowed(ropewalk.new_event_loop) as loop:
+        rig.run(loop, main(loop))
+
+
+def test_a_time_that_raises_ends_the_run() -> None:
+    with rig.borrowed(ropewalk.new_event_loop) as loop, pytest.raises(ZeroDivisionError):
+        loop.call_soon(setattr, loop, "time", lambda: 1 / 0)
+        try:
+            loop.run_forever()
+        finally:
+            del loop.time
+            assert not loop.is_running()

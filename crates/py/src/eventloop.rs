@@ -5,7 +5,7 @@
 //! `SelectorEventLoop`, whose private seams (`_add_reader`, `_make_socket_transport`, ...) these files fill.
 
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -63,6 +63,8 @@ pub(crate) struct Loop {
     pub(crate) read_buffer: Guarded<ReadBuffer>,
     closed: AtomicBool,
     debug: AtomicBool,
+    /// Who has put a `time` in the place of the loop's own: [`BY_CLASS`], [`BY_INSTANCE`].
+    clock: AtomicU8,
     /// A task factory is set: `create_task` is its business.
     pub(crate) makes_own_tasks: AtomicBool,
     pub(crate) stopping: AtomicBool,
@@ -72,6 +74,11 @@ pub(crate) struct Loop {
     /// `fork::generation()` of the process that the poller was opened in.
     generation: AtomicU64,
 }
+
+/// A subclass has a `time` of its own.
+const BY_CLASS: u8 = 1;
+/// The loop itself has one: a test's virtual clock, for the most part.
+const BY_INSTANCE: u8 = 2;
 
 /// A number that no other live thread has, without a system call.
 #[inline]
@@ -99,6 +106,37 @@ impl Loop {
     #[inline]
     pub(crate) fn debug(&self) -> bool {
         self.debug.load(Ordering::Relaxed)
+    }
+
+    /// Whether the loop's clock is the program's, to be asked by calling `time()`.
+    #[inline]
+    pub(crate) fn has_foreign_clock(&self) -> bool {
+        self.clock.load(Ordering::Relaxed) != 0
+    }
+
+    /// Notes that somebody has, or no longer has, put a `time` in the place of ours.
+    fn note_clock(&self, py: Python<'_>, whose: u8, foreign: bool) {
+        if foreign {
+            self.clock.fetch_or(whose, Ordering::Relaxed);
+        } else if self.clock.fetch_and(!whose, Ordering::Relaxed) & !whose == 0 {
+            self.reactor.with(py, |reactor| {
+                if let Some(reactor) = reactor {
+                    reactor.tell_time(None);
+                }
+            });
+        }
+    }
+
+    /// Looks whether the class has a `time` of its own. Once a run, for a test may patch the class.
+    pub(crate) fn note_clock_of_class(&self, class: &Bound<'_, PyType>) -> PyResult<()> {
+        let py = class.py();
+        let name = intern!(py, "time");
+        let ours = py.get_type::<Self>().getattr(name)?;
+        let foreign = !class.getattr(name)?.is(&ours);
+        if foreign != (self.clock.load(Ordering::Relaxed) & BY_CLASS != 0) {
+            self.note_clock(py, BY_CLASS, foreign);
+        }
+        Ok(())
     }
 
     #[inline]
@@ -196,20 +234,41 @@ pub(crate) fn forget_timer(py: Python<'_>, owner: &Obj, key: TimerKey) {
 #[pymethods]
 impl Loop {
     #[new]
-    #[pyo3(signature = (*args, **_kwargs))]
-    fn new(args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
-        let reactor = Reactor::new().map_err(|error| os_error(args.py(), &error))?;
-        Ok(Self {
+    #[classmethod]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(
+        class: &Bound<'_, PyType>,
+        _args: &Bound<'_, PyTuple>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        let reactor = Reactor::new().map_err(|error| os_error(class.py(), &error))?;
+        let this = Self {
             reactor: Guarded::new(Some(reactor)),
             read_buffer: Guarded::new(ReadBuffer::new()),
             closed: AtomicBool::new(false),
             debug: AtomicBool::new(false),
+            clock: AtomicU8::new(0),
             makes_own_tasks: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             shared: Shared::default(),
             runner: AtomicUsize::new(0),
             generation: AtomicU64::new(fork::generation()),
-        })
+        };
+        this.note_clock_of_class(class)?;
+        Ok(this)
+    }
+
+    /// Sets an attribute, as any object does. Who sets `time` wants the loop to go by that clock.
+    fn __setattr__(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyString>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        set_attribute(slf, name, value.as_ptr())
+    }
+
+    fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
+        set_attribute(slf, name, ptr::null_mut())
     }
 
     /// Runs until `stop()`; the face's `run_forever` prepares and cleans up around it.
@@ -401,6 +460,25 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     )
 }
 
+/// What `object.__setattr__` and `__delattr__` (with no value) do, and a look at the name.
+#[inline]
+fn set_attribute(
+    slf: &Bound<'_, Loop>,
+    name: &Bound<'_, PyString>,
+    value: *mut ffi::PyObject,
+) -> PyResult<()> {
+    let py = slf.py();
+    // SAFETY: live objects, and a null value is how an attribute is deleted.
+    if unsafe { ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), value) } != 0 {
+        return Err(PyErr::fetch(py));
+    }
+    // The interpreter interns the names of attributes before it hands them on.
+    if name.is(intern!(py, "time")) {
+        slf.get().note_clock(py, BY_INSTANCE, !value.is_null());
+    }
+    Ok(())
+}
+
 /// Calls the plain Python form of a method: for debug mode, and for calls whose arguments are unusual or
 /// wrong, which it takes or refuses as asyncio does.
 #[cold]
@@ -460,8 +538,9 @@ fn call_soon_threadsafe(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, 
 
 fn call_later(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let owner = Loop::of(this);
+    let plain = owner.debug() || owner.has_foreign_clock();
     if let ([delay, callback, args @ ..], Some(context), false) =
-        (given.positional(), given.context(py), owner.debug())
+        (given.positional(), given.context(py), plain)
         && let Some(delay) = number(*delay)
     {
         let when = seconds(clock::now()) + delay;
@@ -474,7 +553,7 @@ fn call_at(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Retur
     let owner = Loop::of(this);
     if let ([when, callback, args @ ..], Some(context), false) =
         (given.positional(), given.context(py), owner.debug())
-        && let Some(when) = number(*when)
+        && let Some(when) = float(*when)
     {
         return schedule(py, this, when, *callback, args, context);
     }
@@ -502,6 +581,13 @@ fn schedule(
 /// The loop's time: seconds of the monotonic clock.
 fn time(py: Python<'_>, _this: Ref<'_, '_>) -> Returned {
     Ok(PyFloat::new(py, seconds(clock::now())).into_ptr())
+}
+
+/// The value of a plain `float`. Anything else takes the Python form, for `when()` gives back what was given.
+#[inline]
+fn float(object: *mut ffi::PyObject) -> Option<f64> {
+    // SAFETY: a live object, looked at by exact type.
+    unsafe { (ffi::PyFloat_CheckExact(object) != 0).then(|| ffi::PyFloat_AS_DOUBLE(object)) }
 }
 
 /// The value of a plain `float` or `int`. Anything else that adds to a float takes the Python form.

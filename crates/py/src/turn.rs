@@ -17,7 +17,7 @@ use ropewalk_sys::poller::Events;
 
 use crate::call::{call_method, ends_the_run};
 use crate::error::os_error;
-use crate::eventloop::{Loop, Task, this_thread};
+use crate::eventloop::{Loop, Task, nanoseconds, this_thread};
 use crate::object::Obj;
 use crate::{listener, transport};
 
@@ -48,8 +48,12 @@ pub(crate) fn run(slf: &Bound<'_, Loop>) -> PyResult<()> {
     let _running = Running::claim(owner)?;
     let mut events = Events::new();
     let mut process = fork::generation();
+    owner.note_clock_of_class(&slf.get_type())?;
     owner.reactor(py, |reactor| reactor.begin_run())?;
     loop {
+        if owner.has_foreign_clock() {
+            tell_time(slf)?;
+        }
         let may_sleep = !owner.stopping.load(Ordering::Relaxed);
         let plan = owner.reactor(py, |reactor| reactor.prepare(may_sleep))?;
         if process != fork::generation() {
@@ -67,6 +71,9 @@ pub(crate) fn run(slf: &Bound<'_, Loop>) -> PyResult<()> {
                 py.detach(|| sleeper.poll(&mut events, &plan))
             }
         };
+        if owner.has_foreign_clock() {
+            tell_time(slf)?;
+        }
         let batch = owner.reactor(py, |reactor| reactor.collect(&mut events))?;
         match polled {
             Ok(()) => {}
@@ -87,6 +94,15 @@ pub(crate) fn run(slf: &Bound<'_, Loop>) -> PyResult<()> {
             return Ok(());
         }
     }
+}
+
+/// Asks a clock that is the program's, and lets the reactor go by it.
+#[cold]
+fn tell_time(slf: &Bound<'_, Loop>) -> PyResult<()> {
+    let py = slf.py();
+    let time: f64 = call_method(slf, intern!(py, "time"), [])?.extract()?;
+    slf.get()
+        .reactor(py, |reactor| reactor.tell_time(Some(nanoseconds(time))))
 }
 
 /// Runs one job. An error is one that ends the run.

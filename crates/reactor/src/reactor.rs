@@ -82,6 +82,8 @@ pub struct Reactor<H> {
     asks: bool,
     /// The time as `prepare` read it, if no sleep lies between it and `collect`.
     clock: Option<Nanos>,
+    /// The time by the owner's clock, where that is not the system's.
+    told: Option<Nanos>,
 }
 
 impl<H> Drop for Reactor<H> {
@@ -110,6 +112,7 @@ impl<H: Clone> Reactor<H> {
             ticks: Ticks::now(),
             asks: true,
             clock: None,
+            told: None,
         })
     }
 
@@ -252,6 +255,17 @@ impl<H: Clone> Reactor<H> {
         self.skipped = LOOK_TURNS;
     }
 
+    /// For an owner whose clock is not the system's: what it shows. Told before each of the two phases that
+    /// look at timers; `None` goes back to the system's.
+    pub fn tell_time(&mut self, time: Option<Nanos>) {
+        self.told = time;
+    }
+
+    #[inline]
+    fn now(&self) -> Nanos {
+        self.told.unwrap_or_else(clock::now)
+    }
+
     /// The first phase: decides what the second does. With nothing ready and `may_sleep`, that is
     /// to sleep until the next timer.
     pub fn prepare(&mut self, may_sleep: bool) -> Plan {
@@ -267,7 +281,7 @@ impl<H: Clone> Reactor<H> {
             };
             // Both are nanoseconds of one clock and the poller never wakes early: once slept for,
             // it is due.
-            let now = clock::now();
+            let now = self.now();
             if at > now {
                 let more = if self.timers.crowded(CROWD_NANOS) {
                     CROWD_NANOS
@@ -281,8 +295,10 @@ impl<H: Clone> Reactor<H> {
         if self.skipped + 1 < LOOK_TURNS && self.ticks.elapsed() < LOOK_NANOS {
             self.skipped += 1;
             self.asks = false;
-            if self.clock.is_none() && next.is_some_and(|at| at <= self.looked + NEAR) {
-                self.clock = Some(clock::now());
+            // A clock of the owner's may have gone any way since.
+            let near = |at| at <= self.looked.saturating_add(NEAR) || self.told.is_some();
+            if self.clock.is_none() && next.is_some_and(near) {
+                self.clock = Some(self.now());
             }
             return Plan::Skip;
         }
@@ -295,7 +311,8 @@ impl<H: Clone> Reactor<H> {
         let mut now = self.clock.take();
         if self.asks {
             self.skipped = 0;
-            self.looked = *now.get_or_insert_with(clock::now);
+            let told = self.told;
+            self.looked = *now.get_or_insert_with(|| told.unwrap_or_else(clock::now));
             self.ticks = Ticks::now();
         }
         if !events.is_empty() {

@@ -78,6 +78,32 @@ fn with_nothing_ready_it_sleeps_until_the_next_timer() {
 }
 
 #[test]
+fn an_owner_with_a_clock_of_its_own_says_what_is_due() {
+    let (mut reactor, mut events) = reactor();
+    let hour = 3_600_000_000_000;
+    reactor.tell_time(Some(7));
+    reactor.add_timer(7 + hour, "in an hour");
+    assert_eq!(
+        reactor.prepare(true),
+        Plan::Sleep(Some(Duration::from_nanos(hour)))
+    );
+    // In any turn, also in one that does not ask the system, and however far the clock went.
+    for _ in 0..50 {
+        reactor.push("ready");
+        assert_eq!(turn(&mut reactor, &mut events), ["ready"]);
+    }
+    reactor.tell_time(Some(7 + hour));
+    reactor.push("ready");
+    assert_eq!(turn(&mut reactor, &mut events), ["ready", "in an hour"]);
+    reactor.tell_time(Some(7));
+    reactor.add_timer(now(), "by the system's clock");
+    reactor.push("ready");
+    assert_eq!(turn(&mut reactor, &mut events), ["ready"]);
+    reactor.tell_time(None);
+    assert_eq!(turn(&mut reactor, &mut events), ["by the system's clock"]);
+}
+
+#[test]
 fn with_work_ready_it_looks_first_and_then_at_least_every_so_many_turns() {
     let (mut reactor, mut events) = reactor();
     reactor.push(());
