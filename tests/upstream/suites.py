@@ -3,9 +3,11 @@
 The versions are those that are installed (pyproject.toml pins them, in the group `suites`), and the
 tests are those of the same version's source distribution.
 
-websockets ships none: its maintainer keeps them in the repository alone, and of the releases that hold
-some by mistake (13 to 16) none holds those of its asyncio client and server. What works both of them hard
-from a source distribution is gql, whose tests run GraphQL clients against servers made with websockets.
+websockets ships none, on purpose: its tests are in its repository alone. Releases 13 to 16 hold some by
+mistake, and of those none runs a loop. What works its asyncio client and server hard, from a source
+distribution, is gql, whose tests run GraphQL clients against servers made with websockets.
+
+anyio's tests over IPv6 look localhost up: where that is no ::1, they fail on every loop, and count on none.
 """
 
 from __future__ import annotations
