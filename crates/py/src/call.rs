@@ -3,6 +3,7 @@
 use std::ptr;
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
+use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 use pyo3::{Borrowed, ffi};
@@ -184,6 +185,29 @@ fn survived<R>(call: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Gives a reference back. The object's last one may run its `__del__`, so what holds for a call holds here.
+///
+/// # Safety
+/// `object` is a reference of the caller's, on an attached thread.
+#[inline]
+pub(crate) unsafe fn release(object: *mut PyObject) {
+    // From 3.14 on threads are not ended, and the count is decremented in line.
+    // SAFETY: the caller's reference, attached.
+    #[cfg(Py_3_14)]
+    unsafe {
+        ffi::Py_DECREF(object);
+    }
+    // SAFETY: the same. With the GIL nobody can take another reference after the look at the last one.
+    #[cfg(not(Py_3_14))]
+    unsafe {
+        if cfg!(Py_GIL_DISABLED) || ffi::Py_REFCNT(object) == 1 {
+            survived(|| unwinding::Py_DecRef(object));
+        } else {
+            ffi::Py_DECREF(object);
+        }
+    }
+}
+
 /// CPython's functions as ones that a stack may be unwound through, which PyO3 says of its own declarations that
 /// it may not.
 mod unwinding {
@@ -207,6 +231,8 @@ mod unwinding {
             args: *mut PyObject,
             kwargs: *mut PyObject,
         ) -> *mut PyObject;
+        #[cfg(not(Py_3_14))]
+        pub(super) fn Py_DecRef(object: *mut PyObject);
     }
 }
 

@@ -240,7 +240,10 @@ impl HandleRef {
             return Ok(());
         };
         // What was returned is dropped inside the context, as by `context.run(...)`.
-        in_context(py, &context, || lent.call(py, &callback).map(drop))
+        in_context(py, &context, || {
+            lent.call(py, &callback)
+                .map(|result| drop(Obj::from(result)))
+        })
     }
 
     /// Runs a handle that other threads may look at.

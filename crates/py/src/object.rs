@@ -5,6 +5,8 @@ use std::ptr::NonNull;
 use pyo3::prelude::*;
 use pyo3::{Borrowed, ffi};
 
+use crate::call::release;
+
 /// A strong reference, cloned and dropped **only while attached to the interpreter**.
 ///
 /// `Py<T>` asks a thread-local whether it may touch the count, and puts the release off where it may not.
@@ -103,6 +105,6 @@ impl Drop for Obj {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: the reference is ours; attached by the type's contract.
-        unsafe { ffi::Py_DECREF(self.as_ptr()) }
+        unsafe { release(self.as_ptr()) }
     }
 }
