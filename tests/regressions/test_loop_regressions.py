@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import signal
 import socket
 import struct
+import threading
 from fractions import Fraction
 from typing import Any
 from unittest import mock
@@ -277,3 +279,153 @@ def test_a_time_that_raises_ends_the_run() -> None:
         finally:
             del loop.time
             assert not loop.is_running()
+
+
+def test_a_finaliser_in_a_daemon_thread_does_not_abort_an_interpreter_that_ends() -> None:
+    """Before Python 3.14 such a thread is ended by unwinding its stack, through the frame that dropped the object."""
+    done = rig.script(
+        """
+        import sys, threading, time, types
+        import ropewalk
+        class Slow:
+            def __init__(self, seconds): self.seconds = seconds
+            def __del__(self, sleep=time.sleep): sleep(self.seconds)  # somebody else may run Python meanwhile
+        loop = ropewalk.new_event_loop()
+        started = threading.Event()
+        def again():
+            loop.call_soon(lambda thing: None, Slow(0.002))
+            loop.call_later(1000, print, Slow(0.002)).cancel()
+            loop.call_soon(again)
+        def run():
+            again()
+            loop.call_later(0.02, started.set)
+            loop.run_forever()
+        threading.Thread(target=run, daemon=True).start()
+        started.wait(20)
+        # Dies when the interpreter ends, and gives the thread the time to notice that it has to.
+        sys.modules["late"] = types.ModuleType("late")
+        sys.modules["late"].thing = Slow(0.05)
+        print("well")
+        """
+    )
+    assert done.stdout == "well\n"
+
+
+def test_a_flood_of_threadsafe_calls_does_not_outrun_the_loop() -> None:
+    """Threads that do nothing else once queued up a million calls, and no timer fired for seconds."""
+    loop = ropewalk.new_event_loop()
+    threads, each = 8, 40_000
+    sent, heard = [0] * threads, [0]
+    queued, beats = [0], [0]
+    ready = threading.Barrier(threads + 1)
+
+    def hear() -> None:
+        heard[0] += 1
+
+    def post(number: int) -> None:
+        ready.wait(rig.PATIENCE)
+        for _ in range(each):
+            loop.call_soon_threadsafe(hear)
+            sent[number] += 1
+            queued[0] = max(queued[0], sum(sent) - heard[0])
+
+    def beat() -> None:
+        beats[0] += 1
+        if heard[0] == threads * each:
+            loop.stop()
+        else:
+            loop.call_later(0.001, beat)
+
+    posting = [threading.Thread(target=post, args=(number,), daemon=True) for number in range(threads)]
+    for thread in posting:
+        thread.start()
+    loop.call_soon(ready.wait)
+    loop.call_soon(beat)
+    loop.run_forever()
+    for thread in posting:
+        thread.join(rig.PATIENCE)
+    loop.close()
+    assert queued[0] < 100_000, (queued, beats)
+
+
+def test_a_flood_from_a_thread_that_holds_what_the_loop_waits_for_ends() -> None:
+    """Slowing the poster down must not become waiting for each other."""
+    loop = ropewalk.new_event_loop()
+    lock, locked = threading.Lock(), threading.Event()
+    heard = [0]
+
+    def hear() -> None:
+        heard[0] += 1
+
+    def post() -> None:
+        with lock:
+            locked.set()
+            for _ in range(20_000):
+                loop.call_soon_threadsafe(hear)
+        loop.call_soon_threadsafe(loop.stop)
+
+    def wait() -> None:
+        locked.wait(rig.PATIENCE)
+        with lock:
+            pass
+
+    thread = threading.Thread(target=post, daemon=True)
+    loop.call_soon(thread.start)
+    loop.call_soon(wait)
+    loop.run_forever()
+    thread.join(rig.PATIENCE)
+    loop.close()
+    assert heard == [20_000]
+
+
+def test_a_storm_of_signals_loses_none_and_says_nothing() -> None:
+    """The pipe that signals are written to holds a few hundred: it filled up, Python warned and dropped the rest."""
+    done = rig.script(
+        """
+        import asyncio, os, signal, sys
+        import ropewalk
+        heard = {signal.SIGUSR1: 0, signal.SIGUSR2: 0}
+        def hear(number): heard[number] += 1
+        async def main():
+            loop = asyncio.get_running_loop()
+            for number in heard:
+                loop.add_signal_handler(number, hear, number)
+            for _ in range(5000):  # in one callback: nobody reads the pipe
+                os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR2)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert heard[signal.SIGUSR1] > 100, heard
+            assert heard[signal.SIGUSR2] == 1, heard
+            # And a few are counted, as ever.
+            heard[signal.SIGUSR1] = 0
+            for _ in range(10):
+                os.kill(os.getpid(), signal.SIGUSR1)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert heard == {signal.SIGUSR1: 10, signal.SIGUSR2: 1}, heard
+        ropewalk.run(main())
+        """
+    )
+    assert done.stderr == ""
+
+
+def test_the_last_signal_handler_does_not_take_the_runs_wake_up_with_it() -> None:
+    """A signal that another thread took did not wake the loop any more, once a handler was added and removed."""
+
+    def wakeup_fd() -> int:
+        fd = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(fd)
+        return fd
+
+    async def main() -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+        before = wakeup_fd()
+        loop.add_signal_handler(signal.SIGUSR1, print)
+        assert loop.remove_signal_handler(signal.SIGUSR1)
+        assert not loop.remove_signal_handler(signal.SIGUSR1)
+        return before, wakeup_fd()
+
+    before, after = ropewalk.run(main())
+    assert before == after != -1
+    assert wakeup_fd() == -1

@@ -16,6 +16,7 @@ use ropewalk_reactor::{Reactor, TimerKey};
 use ropewalk_sys::{clock, fork};
 
 use crate::error::os_error;
+use crate::flood::Flood;
 use crate::guard::Guarded;
 use crate::handle::{Call, Given, HandleRef};
 use crate::heap::{self, Arguments, Ref, Returned, method};
@@ -69,6 +70,7 @@ pub(crate) struct Loop {
     pub(crate) makes_own_tasks: AtomicBool,
     pub(crate) stopping: AtomicBool,
     pub(crate) shared: Shared,
+    pub(crate) flood: Flood,
     /// The thread that runs the loop, as [`this_thread`] names it; 0 while nobody does.
     pub(crate) runner: AtomicUsize,
     /// `fork::generation()` of the process that the poller was opened in.
@@ -209,12 +211,17 @@ impl Loop {
         if near {
             return self.reactor(py, |reactor| reactor.push(task));
         }
-        self.reactor
+        let waiting = self
+            .reactor
             .with(py, |reactor| match reactor {
                 Some(reactor) => reactor.post(task),
                 None => Err(task),
             })
-            .map_err(|_task| PyRuntimeError::new_err("Event loop is closed"))
+            .map_err(|_task| PyRuntimeError::new_err("Event loop is closed"))?;
+        if Flood::holds(waiting) && runner != 0 {
+            py.detach(|| self.flood.wait());
+        }
+        Ok(())
     }
 }
 
@@ -251,6 +258,7 @@ impl Loop {
             makes_own_tasks: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             shared: Shared::default(),
+            flood: Flood::default(),
             runner: AtomicUsize::new(0),
             generation: AtomicU64::new(fork::generation()),
         };
@@ -369,6 +377,11 @@ impl Loop {
     /// Whether a reader and a writer are registered for the descriptor.
     fn _watched(&self, py: Python<'_>, fd: i32) -> PyResult<(bool, bool)> {
         crate::watch::watched(self, py, fd)
+    }
+
+    /// Runs Python's own signal handlers that are due, in the main thread.
+    fn _check_signals(&self, py: Python<'_>) -> PyResult<()> {
+        py.check_signals()
     }
 
     /// Whether one of our transports owns the descriptor.

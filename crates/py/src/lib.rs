@@ -8,6 +8,7 @@ mod address;
 mod call;
 mod error;
 mod eventloop;
+mod flood;
 mod guard;
 mod handle;
 mod heap;

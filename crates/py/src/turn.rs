@@ -49,6 +49,7 @@ pub(crate) fn run(slf: &Bound<'_, Loop>) -> PyResult<()> {
     let mut events = Events::new();
     let mut process = fork::generation();
     owner.note_clock_of_class(&slf.get_type())?;
+    let mut jobs: usize = 0;
     owner.reactor(py, |reactor| reactor.begin_run())?;
     loop {
         if owner.has_foreign_clock() {
@@ -75,6 +76,7 @@ pub(crate) fn run(slf: &Bound<'_, Loop>) -> PyResult<()> {
             tell_time(slf)?;
         }
         let batch = owner.reactor(py, |reactor| reactor.collect(&mut events))?;
+        owner.flood.let_go();
         match polled {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -89,6 +91,8 @@ pub(crate) fn run(slf: &Bound<'_, Loop>) -> PyResult<()> {
                 break;
             };
             run_job(slf, job)?;
+            jobs = jobs.wrapping_add(1);
+            owner.flood.ran(jobs);
         }
         if owner.stopping.load(Ordering::Relaxed) {
             return Ok(());

@@ -33,9 +33,9 @@ impl<H, B: Bell> Inbox<H, B> {
         }
     }
 
-    /// Pushes from any thread, and wakes the loop if it sleeps. Gives the handle back if the inbox
-    /// is closed.
-    pub(crate) fn push(&self, handle: H) -> Result<(), H> {
+    /// Pushes from any thread, and wakes the loop if it sleeps. Tells how many handles wait now;
+    /// gives the handle back if the inbox is closed.
+    pub(crate) fn push(&self, handle: H) -> Result<usize, H> {
         let mut inbox = self;
         loop {
             while let Some(next) = inbox.successor.get() {
@@ -54,13 +54,14 @@ impl<H, B: Bell> Inbox<H, B> {
             queue.handles.push(handle);
             // Under the lock, a queue with something in it means NOTIFIED: only the first has to
             // tell.
-            let ring = queue.handles.len() == 1 && inbox.bell.sleep().notify();
+            let waiting = queue.handles.len();
+            let ring = waiting == 1 && inbox.bell.sleep().notify();
             // The system call is made outside: the loop that it wakes will want the lock.
             drop(queue);
             if ring {
                 inbox.bell.ring();
             }
-            return Ok(());
+            return Ok(waiting);
         }
     }
 
@@ -138,7 +139,7 @@ impl<H> Remote<H> {
     ///
     /// Gives the handle back once the reactor has been drained or dropped.
     pub fn push(&self, handle: H) -> Result<(), H> {
-        self.inbox.push(handle)
+        self.inbox.push(handle).map(drop)
     }
 }
 

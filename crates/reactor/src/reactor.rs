@@ -231,7 +231,10 @@ impl<H: Clone> Reactor<H> {
     // Other threads
 
     /// What [`Remote::push`] does, for a binding whose lock on the reactor other threads take.
-    pub fn post(&self, handle: H) -> Result<(), H> {
+    ///
+    /// Tells how many handles wait to be collected: who posts faster than the loop runs may want to
+    /// let it catch up.
+    pub fn post(&self, handle: H) -> Result<usize, H> {
         self.inbox.push(handle)
     }
 
