@@ -40,6 +40,9 @@ from ropewalk.asyncio._transport import SocketTransport
 _Base: Any = asyncio.SelectorEventLoop
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
+# So many numbers of signals any self-pipe holds.
+_FEW_SIGNALS = 16
+
 # The loop whose self-pipe is the process's wake-up descriptor for signals.
 _woken_by_signals: weakref.ref[EventLoop] | None = None
 
@@ -110,6 +113,8 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
             self._closed = True
             raise
         self._ready = _Ready(self)
+        self._noted_signals: set[int] = set()
+        self._numbers_read = 0
 
     # Running -----------------------------------------------------------------------------------------------
 
@@ -142,27 +147,6 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
             asyncio.events._set_running_loop(None)
             self._set_coroutine_origin_tracking(False)
             sys.set_asyncgen_hooks(*self._old_agen_hooks)
-
-    def _wake_up_by_signals(self) -> bool:
-        """Let a signal end the reactor's sleep, even one that arrives just before it begins.
-
-        Only the main thread handles signals. A wake-up descriptor that somebody else has set stays theirs.
-        """
-        global _woken_by_signals
-        if threading.current_thread() is not threading.main_thread():
-            return False
-        ours = self._csock.fileno()
-        theirs = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
-        if theirs not in (-1, ours):
-            signal.set_wakeup_fd(theirs)
-            return False
-        _woken_by_signals = weakref.ref(self)
-        return theirs == -1
-
-    def _leave_signals(self) -> None:
-        global _woken_by_signals
-        _woken_by_signals = None
-        signal.set_wakeup_fd(-1)
 
     def _after_fork(self) -> None:
         """In a forked child that came back to this loop and runs on.
@@ -239,6 +223,80 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
         callback = asyncio.format_helpers._format_callback_source(handle._callback, handle._args or ())
         message = f"Exception in callback {callback}"
         self.call_exception_handler({"message": message, "exception": error, "handle": handle})
+
+    # Signals -----------------------------------------------------------------------------------------------
+
+    # The process's wake-up descriptor is the loop's self-pipe: each signal writes its number into it. The pipe
+    # holds a few hundred; what a storm sends beyond that is lost, and Python warns on stderr. Here it does not
+    # warn, and a handler of Python's own, which no storm can lose, notes each signal as well. What is noted when
+    # a storm has passed and the pipe is empty has lost its number, and is heard then.
+
+    def _wake_up_by_signals(self) -> bool:
+        """Let a signal end the reactor's sleep, even one that arrives just before it begins.
+
+        Only the main thread handles signals. A wake-up descriptor that somebody else has set stays theirs.
+        """
+        global _woken_by_signals
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        ours = self._csock.fileno()
+        theirs = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
+        if theirs not in (-1, ours):
+            signal.set_wakeup_fd(theirs)
+            return False
+        _woken_by_signals = weakref.ref(self)
+        return True
+
+    def _leave_signals(self) -> None:
+        global _woken_by_signals
+        _woken_by_signals = None
+        theirs = signal.set_wakeup_fd(-1)
+        if theirs not in (-1, self._csock.fileno()):  # set while we ran
+            signal.set_wakeup_fd(theirs)
+
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
+        """Call ``callback(*args)`` in the event loop when the process receives the signal ``sig``.
+
+        Only the main thread can do so. Raises ValueError if there is no such signal or nobody can catch it, and
+        RuntimeError if a handler cannot be set. No signal goes unheard: of many that arrive while the loop is
+        busy, the handler runs at least once after the last.
+        """
+        global _woken_by_signals
+        super().add_signal_handler(sig, callback, *args)
+        # By way of asyncio's module, for who replaces its name there.
+        signals = asyncio.unix_events.signal  # type: ignore[attr-defined]
+        signals.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
+        signals.signal(sig, _note_signal)
+        signals.siginterrupt(sig, False)
+        _woken_by_signals = weakref.ref(self)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Give the signal its default handler back. Return whether there was one of the loop's."""
+        removed: bool = super().remove_signal_handler(sig)
+        if removed and not self._signal_handlers and self.is_running():
+            self._wake_up_by_signals()  # the run's own, which the last handler took with it
+        return removed
+
+    def _process_self_data(self, data: bytes) -> None:
+        self._numbers_read += len(data)
+        try:
+            # A signal is marked before its number is written, so Python's handlers of those in `data` run now
+            # if they have not yet. What they noted of these signals is in `data`.
+            self._check_signals()
+        finally:
+            self._noted_signals.difference_update(data)
+            super()._process_self_data(data)
+
+    def _read_from_self(self) -> None:
+        self._numbers_read = 0
+        super()._read_from_self()
+        if self._numbers_read < _FEW_SIGNALS:
+            return
+        # A number that found the pipe full did so before it was empty, and its signal was marked before that.
+        self._check_signals()
+        super()._read_from_self()  # those of the meantime have theirs
+        while self._noted_signals:
+            self._handle_signal(self._noted_signals.pop())
 
     # Stream sockets ----------------------------------------------------------------------------------------
 
@@ -461,6 +519,14 @@ def _wait_for(pid: int) -> int:
         logger.warning("child process pid %d exit status already read:  will report returncode 255", pid)
         return 255
     return os.waitstatus_to_exitcode(status)
+
+
+def _note_signal(number: int, frame: object) -> None:
+    """Python's handler of the signals that a loop has a handler for."""
+    loop = _woken_by_signals() if _woken_by_signals is not None else None
+    # A loop that another thread runs reads its pipe there, and cannot tell what was noted from what is to come.
+    if loop is not None and loop._thread_id in (None, threading.main_thread().ident):
+        loop._noted_signals.add(number)
 
 
 def _forget_signals_in_child() -> None:
