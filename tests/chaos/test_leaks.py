@@ -127,8 +127,9 @@ async def main(kind):
     (blocks, memory, files), (late_blocks, late_memory, late_files) = seen[7], seen[-1]
     assert late_files == files, seen
     assert late_blocks - blocks < 400, seen
-    # Free-threaded Python keeps pages of what one thread made and another dropped: plain objects, without us.
-    assert late_memory - memory < 2 << 20 or kind == "threads" and not getattr(sys, "_is_gil_enabled", lambda: True)(), seen
+    # Free-threaded Python 3.13 keeps pages of what one thread made and another dropped: of plain objects, too.
+    if kind != "threads" or getattr(sys, "_is_gil_enabled", lambda: True)():
+        assert late_memory - memory < 2 << 20, seen
     print("well")
 
 ropewalk.run(main(sys.argv[1]))
