@@ -18,6 +18,7 @@ mod offspring;
 mod shared;
 mod spare;
 mod stream;
+mod tls;
 mod transport;
 mod turn;
 mod watch;
@@ -30,5 +31,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     handle::register(module)?;
     transport::register(module)?;
     stream::register(module)?;
+    tls::register(module)?;
     eventloop::register(module)
 }

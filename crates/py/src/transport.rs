@@ -9,6 +9,7 @@
 //! `abort` or an error schedules `lost` (`connection_lost`, the socket closed, the server told). Like
 //! asyncio's, the schedule of `lost` happens once: `conn_lost` counts from then on.
 
+pub(crate) mod deliver;
 mod methods;
 mod object;
 mod read;
@@ -38,6 +39,7 @@ use crate::guard::Guarded;
 use crate::heap::{RawType, Ref};
 use crate::object::Obj;
 use crate::stream;
+use crate::tls::Tls;
 use crate::turn::report;
 
 /// A transport's Rust half.
@@ -51,13 +53,15 @@ pub(crate) struct Body {
 
 /// How the protocol takes bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Style {
+pub(crate) enum Style {
     /// `data_received(bytes)`
     Data,
     /// `get_buffer(hint)`, `buffer_updated(count)`: asyncio.BufferedProtocol
     Buffer,
     /// What `data_received` of asyncio's StreamReaderProtocol would do, without calling it
     Stream,
+    /// A TLS session of ours, which takes ciphertext where it lies.
+    Tls,
 }
 
 /// What keeps the descriptor open.
@@ -124,6 +128,21 @@ pub(crate) struct TransportRef(Obj);
 static CLASS: OnceLock<RawType> = OnceLock::new();
 
 impl TransportRef {
+    /// `object` as a transport, if it is one of ours.
+    pub(crate) fn from_object(object: &Bound<'_, PyAny>) -> Option<Self> {
+        let class = CLASS.get()?.as_ptr();
+        // SAFETY: live objects, the second a type.
+        let ours = unsafe { ffi::PyObject_TypeCheck(object.as_ptr(), class) != 0 };
+        ours.then(|| Self(object.into()))
+    }
+
+    /// Sends bytes as `write()` does, without an object: what the socket does not take is copied to the queue.
+    /// `false` if the connection is lost.
+    #[inline]
+    pub(crate) fn send(&self, py: Python<'_>, bytes: &[u8]) -> PyResult<bool> {
+        write::send(py, self, bytes)
+    }
+
     pub(crate) fn as_obj(&self) -> &Obj {
         &self.0
     }
@@ -255,7 +274,10 @@ fn attach(py: Python<'_>, transport: &TransportRef) -> PyResult<()> {
     }
 }
 
-fn style_of(py: Python<'_>, protocol: &Obj) -> PyResult<Style> {
+pub(crate) fn style_of(py: Python<'_>, protocol: &Obj) -> PyResult<Style> {
+    if protocol.bind(py).is_instance_of::<Tls>() {
+        return Ok(Style::Tls);
+    }
     static BUFFERED: pyo3::sync::PyOnceLock<Py<PyAny>> = pyo3::sync::PyOnceLock::new();
     let buffered = BUFFERED.get_or_try_init(py, || {
         PyResult::Ok(

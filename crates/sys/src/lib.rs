@@ -12,6 +12,7 @@
 //! | [`stream`] | non-blocking socket calls on raw descriptors, without allocation |
 //! | [`child`] | a descriptor that tells the end of a process, and reaping |
 //! | [`fork`] | notice that this process is a forked copy |
+//! | [`library`] | the functions of a library that is loaded already |
 //!
 //! # Raw descriptors
 //!
@@ -33,6 +34,7 @@ pub mod child;
 pub mod clock;
 mod fd;
 pub mod fork;
+pub mod library;
 pub mod poller;
 pub mod stream;
 pub mod waker;

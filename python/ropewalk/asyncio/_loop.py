@@ -18,7 +18,6 @@ import asyncio.constants
 import asyncio.events
 import asyncio.format_helpers
 import asyncio.selector_events
-import asyncio.sslproto
 import asyncio.trsock
 import asyncio.unix_events
 import errno
@@ -35,6 +34,7 @@ from typing import Any
 
 from ropewalk import _core
 from ropewalk.asyncio import _streams  # noqa: F401  # tells the core the stream classes
+from ropewalk.asyncio._tls import TLSProtocol, factory_of_accepted, start_tls
 from ropewalk.asyncio._transport import SocketTransport
 
 _Base: Any = asyncio.SelectorEventLoop
@@ -66,15 +66,9 @@ class _Selector:
         """Nothing to close: the descriptors are the reactor's."""
 
 
-class _SSLProtocol(asyncio.sslproto.SSLProtocol):
-    # Every read from the TLS engine makes a bytes object of this size and shrinks it to a record's 16 KiB at
-    # most. asyncio's 256 KiB are mapped from the kernel and given back each time, which costs more than the
-    # cryptography of a small message.
-    max_size = 64 * 1024
-
-
 class _DatagramTransport(asyncio.selector_events._SelectorDatagramTransport):  # type: ignore[name-defined,misc]
-    # The same for datagrams, which the internet's protocols limit to 64 KiB. Unix sockets know larger ones.
+    # Every read makes a bytes object of this size and shrinks it. asyncio's 256 KiB are mapped from the kernel and
+    # given back each time; the internet's protocols limit datagrams to 64 KiB. Unix sockets know larger ones.
     max_size = 64 * 1024
 
 
@@ -337,7 +331,7 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
         ssl_shutdown_timeout: float | None = asyncio.constants.SSL_SHUTDOWN_TIMEOUT,
         context: Any = None,
     ) -> Any:
-        ssl_protocol = _SSLProtocol(
+        ssl_protocol = TLSProtocol(
             self,
             protocol,
             sslcontext,
@@ -361,14 +355,14 @@ class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
         context: Any = None,
         **timeouts: Any,
     ) -> None:
-        if sslcontext is None:
-            if len(rest) == 3:  # two timeouts that only TLS has, then the context
-                context = rest[2]
-            self._listen(SocketTransport, sock, protocol_factory, server, backlog, context)
-            return
-        if context is not None:
-            timeouts["context"] = context
-        super()._start_serving(protocol_factory, sock, sslcontext, server, backlog, *rest, **timeouts)
+        if len(rest) == 3:  # the context by position
+            *rest, context = rest  # type: ignore[assignment]
+        timeouts.update(zip(("ssl_handshake_timeout", "ssl_shutdown_timeout"), rest, strict=False))
+        if sslcontext is not None:
+            protocol_factory = factory_of_accepted(self, protocol_factory, sslcontext, timeouts)
+        self._listen(SocketTransport, sock, protocol_factory, server, backlog, context)
+
+    start_tls = start_tls
 
     def _accept_failed(self, error: OSError, sock: Any, factory: Any, server: Any, backlog: int, context: Any) -> None:
         """Stop accepting for a while: out of descriptors or memory, a listening socket stays ready."""

@@ -14,19 +14,17 @@ use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::{ptr, slice};
 
-use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::{ffi, intern};
 use ropewalk_sys::poller::Readiness;
 use ropewalk_sys::stream as socket;
 
-use super::{Body, Style, TransportRef, again, fatal};
+use super::{Body, Style, TransportRef, again, deliver, fatal};
 use crate::call::{call_method, ends_the_run, in_context};
 use crate::error::os_error;
 use crate::eventloop::Loop;
 use crate::object::Obj;
-use crate::stream;
+use crate::tls;
 
 /// What one read through the shared buffer takes at most.
 const SMALL: usize = 64 * 1024;
@@ -129,39 +127,52 @@ pub(super) fn once(slf: &Bound<'_, Loop>, transport: &TransportRef) -> PyResult<
             body,
             &protocol,
             bulk.then_some(BULK),
-            deliver,
+            deliver::data,
         ),
         Style::Buffer => buffer(slf, transport, body, &protocol),
+        Style::Tls => ciphertext(slf, transport, body, &protocol),
         Style::Stream => {
             // Portions of the size that is asked for are handed on as they are.
-            let size = bulk.then(|| {
-                match stream::fed_by(protocol.bind(py))
-                    .map(|fed| fed.map_or(0, |s| s.get().wanted(py)))
-                {
-                    Ok(wanted @ SMALL..BULK) => wanted,
-                    _ => BULK,
-                }
+            let size = bulk.then(|| match deliver::wanted(py, &protocol) {
+                wanted @ SMALL..BULK => wanted,
+                _ => BULK,
             });
-            data(slf, transport, body, &protocol, size, feed)
+            data(slf, transport, body, &protocol, size, deliver::stream)
         }
     }
 }
 
-/// Tells the protocol.
+/// Ciphertext goes to the TLS session without becoming an object.
 #[inline]
-fn deliver(py: Python<'_>, protocol: &Obj, bytes: Obj) -> PyResult<()> {
-    let heard = intern!(py, "data_received");
-    call_method(&protocol.bind(py), heard, [&bytes.into_bound(py)]).map(drop)
-}
-
-/// Does what the protocol would, which is to feed its reader.
-#[inline]
-fn feed(py: Python<'_>, protocol: &Obj, bytes: Obj) -> PyResult<()> {
-    match stream::fed_by(protocol.bind(py))? {
-        Some(stream) => stream.get().feed(py, bytes),
-        // Nobody holds the reader any more: the bytes are for nobody.
-        None => Ok(()),
-    }
+fn ciphertext(
+    slf: &Bound<'_, Loop>,
+    transport: &TransportRef,
+    body: &Body,
+    protocol: &Obj,
+) -> PyResult<()> {
+    let py = slf.py();
+    tls::with_input(|space| {
+        let read = match socket::recv(body.fd, space) {
+            Ok(0) => Ok(None),
+            Ok(count) => Ok(Some(count)),
+            Err(error) => Err(error.into()),
+        };
+        let Some(count) = settle(slf, transport, body, read)? else {
+            return Ok(());
+        };
+        body.with(py, |state| {
+            state.readable = count == space.len() || state.hangup;
+        });
+        // SAFETY: `recv` has written that many bytes.
+        let input = unsafe { slice::from_raw_parts(space.as_ptr().cast::<u8>(), count) };
+        let heard = in_context(py, &body.context, || tls::feed(py, protocol, input));
+        finish(
+            slf,
+            transport,
+            heard,
+            "Fatal error: protocol.buffer_updated() call failed.",
+        )
+    })
 }
 
 #[inline]
@@ -171,7 +182,7 @@ fn data(
     body: &Body,
     protocol: &Obj,
     bulk: Option<usize>,
-    deliver: impl FnOnce(Python<'_>, &Obj, Obj) -> PyResult<()>,
+    hand_over: impl FnOnce(Python<'_>, &Obj, Obj) -> PyResult<()>,
 ) -> PyResult<()> {
     let py = slf.py();
     let read = if let Some(size) = bulk {
@@ -190,7 +201,7 @@ fn data(
         state.bulk = bulk;
         state.readable = full || state.hangup;
     });
-    let heard = in_context(py, &body.context, || deliver(py, protocol, bytes));
+    let heard = in_context(py, &body.context, || hand_over(py, protocol, bytes));
     finish(
         slf,
         transport,
@@ -206,27 +217,9 @@ fn buffer(
     protocol: &Obj,
 ) -> PyResult<()> {
     let py = slf.py();
-    let lent = in_context(py, &body.context, || {
-        let object = call_method(
-            &protocol.bind(py),
-            intern!(py, "get_buffer"),
-            [(-1_i32).into_pyobject(py)?.as_any()],
-        )?;
-        let view = PyUntypedBuffer::get(&object)?;
-        if view.len_bytes() == 0 {
-            return Err(PyRuntimeError::new_err(
-                "get_buffer() returned an empty buffer",
-            ));
-        }
-        if view.readonly() || !view.is_c_contiguous() {
-            return Err(pyo3::exceptions::PyTypeError::new_err(
-                "get_buffer() must return a writable, contiguous buffer",
-            ));
-        }
-        Ok(view)
-    });
-    let view = match lent {
-        Ok(view) => view,
+    let lent = in_context(py, &body.context, || deliver::get_buffer(py, protocol, -1));
+    let mut lent = match lent {
+        Ok(lent) => lent,
         Err(error) => {
             return finish(
                 slf,
@@ -236,28 +229,20 @@ fn buffer(
             );
         }
     };
-    let room = view.len_bytes();
-    // SAFETY: the view keeps the memory in place and is writable; `recv` only ever writes initialised bytes.
-    let space =
-        unsafe { slice::from_raw_parts_mut(view.buf_ptr().cast::<MaybeUninit<u8>>(), room) };
-    let read = match socket::recv(body.fd, space) {
+    let room = lent.space().len();
+    let read = match socket::recv(body.fd, lent.space()) {
         Ok(0) => Ok(None),
         Ok(count) => Ok(Some(count)),
         Err(error) => Err(error.into()),
     };
     // The buffer is the protocol's again before it hears of it: it may want to resize it.
-    drop(view);
+    drop(lent);
     let Some(count) = settle(slf, transport, body, read)? else {
         return Ok(());
     };
     body.with(py, |state| state.readable = count == room || state.hangup);
     let heard = in_context(py, &body.context, || {
-        call_method(
-            &protocol.bind(py),
-            intern!(py, "buffer_updated"),
-            [count.into_pyobject(py)?.as_any()],
-        )
-        .map(drop)
+        deliver::buffer_updated(py, protocol, count)
     });
     finish(
         slf,

@@ -172,7 +172,6 @@ fn log_lost_write(py: Python<'_>) -> Returned {
 
 pub(crate) fn write(py: Python<'_>, object: Ref<'_, '_>, data: Ref<'_, '_>) -> Returned {
     let transport = this(object);
-    let body = transport.body()?;
     let data: &Bound<'_, PyAny> = &data;
     let view;
     let bytes: &[u8] = if let Ok(bytes) = data.cast_exact::<PyBytes>() {
@@ -191,6 +190,33 @@ pub(crate) fn write(py: Python<'_>, object: Ref<'_, '_>, data: Ref<'_, '_>) -> R
             "data argument must be a bytes, bytearray, or memoryview object, not '{name}'"
         )));
     };
+    match transmit(py, &transport, bytes, |rest| {
+        Chunk::new(data, rest, bytes.len())
+    })? {
+        Transmitted::LostAndLogged => log_lost_write(py),
+        Transmitted::Lost | Transmitted::Taken => heap::none(py),
+    }
+}
+
+/// What became of bytes to send.
+enum Transmitted {
+    /// Sent or queued.
+    Taken,
+    /// The connection is lost, and so are they.
+    Lost,
+    /// And this is to be logged.
+    LostAndLogged,
+}
+
+/// Sends what the socket takes; `keep` makes a chunk of the rest.
+#[inline]
+fn transmit(
+    py: Python<'_>,
+    transport: &TransportRef,
+    bytes: &[u8],
+    keep: impl FnOnce(&[u8]) -> Chunk,
+) -> PyResult<Transmitted> {
+    let body = transport.body()?;
     let way = body.with(py, |state| {
         if bytes.is_empty() && !state.eof && state.empty_waiter.is_none() {
             return Ok(None);
@@ -198,38 +224,47 @@ pub(crate) fn write(py: Python<'_>, object: Ref<'_, '_>, data: Ref<'_, '_>) -> R
         state.way("write", "write").map(Some)
     })?;
     let rest = match way {
-        None => return heap::none(py),
-        Some(Way::Lost(log)) => {
-            return if log {
-                log_lost_write(py)
-            } else {
-                heap::none(py)
-            };
-        }
+        None => return Ok(Transmitted::Taken),
+        Some(Way::Lost(true)) => return Ok(Transmitted::LostAndLogged),
+        Some(Way::Lost(false)) => return Ok(Transmitted::Lost),
         Some(Way::Queue) => bytes,
         Some(Way::Send) => match body.with(py, |_| stream::send(body.fd, bytes)) {
-            Ok(count) if count == bytes.len() => return heap::none(py),
+            Ok(count) if count == bytes.len() => return Ok(Transmitted::Taken),
             Ok(count) => &bytes[count..],
             Err(error) if error.kind() == ErrorKind::WouldBlock => bytes,
             Err(error) => {
                 fatal(
                     &transport.owner(py)?,
-                    &transport,
+                    transport,
                     "Fatal write error on socket transport",
                     os_error(py, &error),
                 )?;
-                return heap::none(py);
+                return Ok(Transmitted::Lost);
             }
         },
     };
-    let chunk = Chunk::new(data, rest, bytes.len());
+    let chunk = keep(rest);
     body.with(py, |state| {
         state.output.push(chunk);
         // The socket is full: its next edge says when it is not.
         state.writable = false;
     });
-    maybe_pause(py, &transport)?;
-    heap::none(py)
+    maybe_pause(py, transport)?;
+    Ok(Transmitted::Taken)
+}
+
+/// Sends bytes that have no object; `false` if the connection is lost.
+#[inline]
+pub(super) fn send(py: Python<'_>, transport: &TransportRef, bytes: &[u8]) -> PyResult<bool> {
+    match transmit(py, transport, bytes, |rest| Chunk::Copied(rest.into(), 0))? {
+        Transmitted::Taken => Ok(true),
+        Transmitted::Lost => Ok(false),
+        Transmitted::LostAndLogged => {
+            // SAFETY: an owned `None`, or an exception that was set.
+            drop(unsafe { Obj::from_owned(log_lost_write(py)?) });
+            Ok(false)
+        }
+    }
 }
 
 fn contiguous(data: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {

@@ -1,0 +1,187 @@
+//! `TlsTransport`: the two methods of a TLS connection's transport that every write goes through.
+//!
+//! The rest is CPython's `_SSLProtocolTransport`, which the Python class `TLSTransport` derives from as well.
+
+use std::ffi::{c_int, c_void};
+use std::sync::OnceLock;
+
+use pyo3::exceptions::{PyImportError, PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyType};
+use pyo3::ffi;
+
+use super::{Tls, contiguous};
+use crate::heap::{self, Plan, RawType, Ref, Returned, method};
+use crate::object::Obj;
+
+/// Room for an instance of asyncio's `_FlowControlMixin`, as the socket's transport has it.
+const HEADER: usize = 80;
+
+#[repr(C)]
+struct TransportObject {
+    header: [u64; HEADER / 8],
+    /// A `Tls`; NULL until the transport is made, which is before anybody sees it, and when it is taken apart.
+    protocol: Option<Obj>,
+}
+
+static CLASS: OnceLock<RawType> = OnceLock::new();
+
+/// Makes the types.
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    module.add_class::<Tls>()?;
+    let base: Bound<'_, PyType> = py
+        .import("asyncio.transports")?
+        .getattr("_FlowControlMixin")?
+        .cast_into()?;
+    let raw = RawType::new(
+        &base,
+        Plan {
+            name: c"ropewalk._core.TlsTransport",
+            doc: c"The transport of a TLS connection; see ropewalk.asyncio.TLSTransport.",
+            header: HEADER,
+            size: size_of::<TransportObject>(),
+            subclassable: true,
+            methods: vec![
+                method!(c"write", c"write($self, data)\n--\n\nEncrypt and send data, a bytes, bytearray or memoryview, without waiting: what there is no room for is buffered.\n\nRaises TypeError for other types.", one "data", write),
+                method!(c"writelines", c"writelines($self, list_of_data)\n--\n\nEncrypt and send several pieces of data, in order, as write() does.", one "list_of_data", writelines),
+            ],
+            getters: vec![],
+            dealloc,
+            traverse,
+            clear,
+        },
+    )?;
+    module.add("TlsTransport", CLASS.get_or_init(|| raw).bind(py))
+}
+
+/// A transport of `class` for `protocol`.
+pub(super) fn make(protocol: &Bound<'_, Tls>, class: &Bound<'_, PyType>) -> PyResult<Obj> {
+    let py = protocol.py();
+    let raw = CLASS
+        .get()
+        .ok_or_else(|| PyImportError::new_err("ropewalk._core is not initialised"))?;
+    if !class.is_subclass(&raw.bind(py))? {
+        return Err(PyTypeError::new_err(
+            "a TLS transport's class derives from ropewalk._core.TlsTransport",
+        ));
+    }
+    // SAFETY: a ready heap type has an allocator; what it returns is zeroed, and a zeroed reference is `None`.
+    unsafe {
+        let object = ffi::PyType_GenericAlloc(class.as_type_ptr(), 0);
+        let object = Obj::from_owned(object).ok_or_else(|| PyErr::fetch(py))?;
+        (*object.as_ptr().cast::<TransportObject>()).protocol = Some(protocol.as_any().into());
+        Ok(object)
+    }
+}
+
+/// The protocol of the transport that a method was called on.
+#[inline]
+fn protocol<'py>(py: Python<'py>, object: Ref<'_, 'py>) -> PyResult<Bound<'py, Tls>> {
+    // SAFETY: CPython checked the type before it called the method; the reference is to a `Tls` by construction.
+    unsafe {
+        match &(*object.as_ptr().cast::<TransportObject>()).protocol {
+            Some(protocol) => Ok(protocol.clone().into_bound(py).cast_into_unchecked()),
+            None => Err(PyRuntimeError::new_err("the transport was never connected")),
+        }
+    }
+}
+
+fn write(py: Python<'_>, object: Ref<'_, '_>, data: Ref<'_, '_>) -> Returned {
+    let protocol = protocol(py, object)?;
+    let data: &Bound<'_, PyAny> = &data;
+    if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+        if !bytes.as_bytes().is_empty() {
+            super::write(&protocol, data, bytes.as_bytes())?;
+        }
+    } else if data.is_instance_of::<PyBytes>()
+        || data.is_instance_of::<PyByteArray>()
+        || data.is_instance_of::<PyMemoryView>()
+    {
+        let view = contiguous(data)?;
+        if !view.bytes().is_empty() {
+            super::write(&protocol, data, view.bytes())?;
+        }
+    } else {
+        let name = data.get_type().name()?;
+        return Err(PyTypeError::new_err(format!(
+            "data: expecting a bytes-like instance, got {name}"
+        )));
+    }
+    heap::none(py)
+}
+
+/// Pieces that fit into a record go as one record: each costs its own, and its own system call.
+fn writelines(py: Python<'_>, object: Ref<'_, '_>, lines: Ref<'_, '_>) -> Returned {
+    let protocol = protocol(py, object)?;
+    let mut gathered: Vec<u8> = Vec::new();
+    for line in lines.try_iter()? {
+        let line = line?;
+        let view = contiguous(&line)?;
+        let bytes = view.bytes();
+        if gathered.len() + bytes.len() <= super::RECORD {
+            gathered.extend_from_slice(bytes);
+            continue;
+        }
+        send_gathered(&protocol, &mut gathered)?;
+        if bytes.len() < super::RECORD {
+            gathered.extend_from_slice(bytes);
+        } else {
+            super::write(&protocol, &line, bytes)?;
+        }
+    }
+    send_gathered(&protocol, &mut gathered)?;
+    heap::none(py)
+}
+
+fn send_gathered(protocol: &Bound<'_, Tls>, gathered: &mut Vec<u8>) -> PyResult<()> {
+    if gathered.is_empty() {
+        return Ok(());
+    }
+    let bytes = PyBytes::new(protocol.py(), gathered);
+    gathered.clear();
+    super::write(protocol, &bytes, bytes.as_bytes())
+}
+
+unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
+    // SAFETY: CPython calls this once, on the last reference, with the thread attached. A Python subclass's
+    // `subtype_dealloc` has cleared what the subclass added and leaves the rest, and its type, to us.
+    unsafe {
+        ffi::PyObject_GC_UnTrack(object.cast());
+        let class = ffi::Py_TYPE(object);
+        drop((*object.cast::<TransportObject>()).protocol.take());
+        if let Some(raw) = CLASS.get() {
+            raw.clear_slots(object);
+        }
+        ffi::PyObject_GC_Del(object.cast());
+        ffi::Py_DECREF(class.cast());
+    }
+}
+
+unsafe extern "C" fn traverse(
+    object: *mut ffi::PyObject,
+    visit: ffi::visitproc,
+    arg: *mut c_void,
+) -> c_int {
+    let Some(raw) = CLASS.get() else { return 0 };
+    // SAFETY: the collector traverses live, tracked objects.
+    unsafe {
+        let answer = raw.visit_slots(object, visit, arg);
+        if answer != 0 {
+            return answer;
+        }
+        let protocol = (*object.cast::<TransportObject>()).protocol.as_ref();
+        heap::visit_object(protocol, visit, arg)
+    }
+}
+
+unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
+    // SAFETY: the collector clears an unreachable but live object, attached.
+    unsafe {
+        drop((*object.cast::<TransportObject>()).protocol.take());
+        if let Some(raw) = CLASS.get() {
+            raw.clear_slots(object);
+        }
+    }
+    0
+}
