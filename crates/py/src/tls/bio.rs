@@ -60,25 +60,32 @@ impl Lender {
     }
 
     /// Lends bytes to read, behind what the memory BIO has (`older`: whether it has anything).
-    pub(super) fn lend_input(&self, bytes: &[u8], older: bool) {
+    ///
+    /// # Safety
+    /// They stay where they are until [`Self::take_input_back`].
+    #[inline]
+    pub(super) unsafe fn lend_input(&self, bytes: &[u8], older: bool) {
         self.input.set((bytes.as_ptr(), bytes.len()));
         self.older.set(older);
     }
 
-    /// How much of what is lent was not read yet.
+    /// How much of what is lent was not read yet: its last so many bytes.
     #[inline]
     pub(super) fn left(&self) -> usize {
         self.input.get().1
     }
 
-    /// Ends the loan; what was not read is the last so many bytes of what was lent.
-    pub(super) fn take_input_back(&self) -> usize {
-        self.input.replace((ptr::null(), 0)).1
+    #[inline]
+    pub(super) fn take_input_back(&self) {
+        self.input.set((ptr::null(), 0));
     }
 
-    /// Lends a place to write to, until [`Self::take_output_back`].
+    /// Lends a place to write to.
+    ///
+    /// # Safety
+    /// It stays where it is, and nobody else touches it, until [`Self::take_output_back`].
     #[inline]
-    pub(super) fn lend_output(&self, bytes: &mut Vec<u8>) {
+    pub(super) unsafe fn lend_output(&self, bytes: &mut Vec<u8>) {
         self.output.set(bytes);
     }
 
@@ -154,10 +161,8 @@ unsafe extern "C" fn write(bio: Bio, bytes: *const c_char, count: c_int) -> c_in
         let functions = this.functions;
         (functions.BIO_clear_flags)(bio, BIO_FLAGS_ALL);
         if let Some(output) = this.output.get().as_mut() {
-            let bytes = slice::from_raw_parts(
-                bytes.cast::<u8>(),
-                usize::try_from(count).unwrap_or(0),
-            );
+            let bytes =
+                slice::from_raw_parts(bytes.cast::<u8>(), usize::try_from(count).unwrap_or(0));
             output.extend_from_slice(bytes);
             return count;
         }

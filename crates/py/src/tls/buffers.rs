@@ -36,13 +36,12 @@ pub(super) fn with_plain<R>(f: impl FnOnce(&mut [MaybeUninit<u8>]) -> R) -> R {
     with_space(1, PLAIN, f)
 }
 
-fn with_space<R>(
-    index: usize,
-    size: usize,
-    f: impl FnOnce(&mut [MaybeUninit<u8>]) -> R,
-) -> R {
+fn with_space<R>(index: usize, size: usize, f: impl FnOnce(&mut [MaybeUninit<u8>]) -> R) -> R {
     // A thread that ends has no buffers any more: a fresh one each time.
-    let kept = SPACES.try_with(|spaces| spaces[index].take()).ok().flatten();
+    let kept = SPACES
+        .try_with(|spaces| spaces[index].take())
+        .ok()
+        .flatten();
     let mut space = kept.unwrap_or_else(|| Box::new_uninit_slice(size));
     let result = f(&mut space);
     let _ = SPACES.try_with(|spaces| spaces[index].set(Some(space)));

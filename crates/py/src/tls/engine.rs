@@ -1,8 +1,7 @@
 //! What encrypts and decrypts, of two kinds with one contract: OpenSSL itself, and Python's `ssl.SSLObject`.
 //!
-//! The contract: [`Engine::lend`] gives ciphertext for the reads that follow, [`Engine::take_back`] ends that and
-//! puts what was not read where Python's own code looks for it, into the incoming memory BIO. [`Engine::read`] gives
-//! plaintext, one record at most. [`Engine::write`] appends ciphertext to the caller's buffer; what OpenSSL wants to
+//! The contract: [`Engine::lending`] gives ciphertext for some reads and puts what they leave where Python's own code
+//! looks for it, into the incoming memory BIO. [`Engine::read`] gives plaintext, one record at most. [`Engine::write`] appends ciphertext to the caller's buffer; what OpenSSL wants to
 //! say on its own (answers to a key update, alerts) goes to the outgoing memory BIO and is fetched by
 //! [`Engine::take_output`].
 //!
@@ -20,6 +19,7 @@ use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::PyBytes;
 use pyo3::{ffi, intern};
 
+use super::RECORD;
 use super::bio::Lender;
 use super::openssl::{
     self, Bio, ERROR_WANT_READ, ERROR_WANT_WRITE, ERROR_ZERO_RETURN, Functions, RECEIVED_SHUTDOWN,
@@ -27,9 +27,6 @@ use super::openssl::{
 };
 use crate::call::call_method;
 use crate::object::Obj;
-
-/// Plaintext of one record, at most.
-const RECORD: usize = 16 * 1024;
 
 /// How a read or a write ended.
 pub(super) enum Outcome {
@@ -88,42 +85,41 @@ impl Engine {
         }
     }
 
-    /// Lends ciphertext to the reads until [`Self::take_back`].
+    /// Lends ciphertext to the reads that `f` makes, behind what there was, and keeps what they leave.
     ///
-    /// # Safety
-    /// `input` stays where it is until then.
-    pub(super) unsafe fn lend(&self, py: Python<'_>, input: &[u8]) -> PyResult<()> {
+    /// `f` runs no Python code but what OpenSSL's callbacks are.
+    #[inline]
+    pub(super) fn lending<R>(
+        &self,
+        py: Python<'_>,
+        input: &[u8],
+        f: impl FnOnce() -> R,
+    ) -> PyResult<R> {
         match self {
-            Self::Direct(this) => {
-                let older = this.pending_input() > 0;
-                this.reads().lend_input(input, older);
-                Ok(())
+            Self::Direct(this) => this.lending(input, f),
+            Self::Memory(this) => {
+                this.keep(py, input)?;
+                Ok(f())
             }
-            Self::Memory(this) => this.keep(py, input),
         }
     }
 
-    /// Ends the loan of `input`, and keeps what was not read.
-    pub(super) fn take_back(&self, py: Python<'_>, input: &[u8]) -> PyResult<()> {
+    /// Keeps ciphertext for later, in the incoming memory BIO.
+    #[inline]
+    pub(super) fn keep(&self, py: Python<'_>, input: &[u8]) -> PyResult<()> {
+        if input.is_empty() {
+            return Ok(());
+        }
         match self {
-            Self::Direct(this) => match this.reads().take_input_back() {
-                0 => Ok(()),
-                left => this.keep(&input[input.len() - left..]),
-            },
-            Self::Memory(_) => {
-                let _ = py;
-                Ok(())
-            }
+            Self::Direct(this) => this.keep(input),
+            Self::Memory(this) => this.keep(py, input),
         }
     }
 
     /// Ciphertext that was not read yet, in bytes.
     pub(super) fn unread(&self, py: Python<'_>) -> PyResult<usize> {
         match self {
-            Self::Direct(this) => Ok(match this.reads().left() {
-                0 => this.pending_input(),
-                left => left + this.pending_input(),
-            }),
+            Self::Direct(this) => Ok(this.reads().left() + this.pending_input()),
             Self::Memory(this) => pending(py, &this.incoming),
         }
     }
@@ -131,11 +127,11 @@ impl Engine {
     /// Plaintext that was decrypted and not read yet, in bytes.
     pub(super) fn decrypted(&self, py: Python<'_>) -> PyResult<usize> {
         match self {
-            // SAFETY: a live session.
-            Self::Direct(this) => Ok(usize::try_from(unsafe {
-                (this.functions.SSL_pending)(this.ssl.as_ptr())
-            })
-            .unwrap_or(0)),
+            Self::Direct(this) => {
+                // SAFETY: a live session.
+                let count = unsafe { (this.functions.SSL_pending)(this.ssl.as_ptr()) };
+                Ok(usize::try_from(count).unwrap_or(0))
+            }
             Self::Memory(this) => {
                 call_method(&this.sslobj.bind(py), intern!(py, "pending"), [])?.extract()
             }
@@ -147,9 +143,7 @@ impl Engine {
     pub(super) fn unsent(&self, py: Python<'_>) -> PyResult<usize> {
         match self {
             // SAFETY: a live BIO.
-            Self::Direct(this) => {
-                Ok(unsafe { (this.functions.BIO_ctrl_pending)(this.outgoing) })
-            }
+            Self::Direct(this) => Ok(unsafe { (this.functions.BIO_ctrl_pending)(this.outgoing) }),
             Self::Memory(this) => pending(py, &this.outgoing),
         }
     }
@@ -269,13 +263,33 @@ impl Direct {
         unsafe { (self.functions.BIO_ctrl_pending)(self.incoming) }
     }
 
+    #[inline]
+    fn lending<R>(&self, input: &[u8], f: impl FnOnce() -> R) -> PyResult<R> {
+        /// Ends the loan, also when `f` panics.
+        struct Loan<'a>(&'a Lender);
+        impl Drop for Loan<'_> {
+            fn drop(&mut self) {
+                self.0.take_input_back();
+            }
+        }
+        // SAFETY: the bytes are the caller's for longer than the loan.
+        unsafe { self.reads().lend_input(input, self.pending_input() > 0) };
+        let loan = Loan(self.reads());
+        let result = f();
+        let left = self.reads().left();
+        drop(loan);
+        if left > 0 {
+            self.keep(&input[input.len() - left..])?;
+        }
+        Ok(result)
+    }
+
     #[cold]
     fn keep(&self, bytes: &[u8]) -> PyResult<()> {
         let count = c_int::try_from(bytes.len())?;
         // SAFETY: a live BIO and that many bytes, which it copies.
-        let kept = unsafe {
-            (self.functions.BIO_write)(self.incoming, bytes.as_ptr().cast(), count)
-        };
+        let kept =
+            unsafe { (self.functions.BIO_write)(self.incoming, bytes.as_ptr().cast(), count) };
         if kept == count {
             Ok(())
         } else {
@@ -285,7 +299,11 @@ impl Direct {
 
     /// Makes one call on the session. An exception that a callback of Python's left is its failure.
     #[inline]
-    fn call(&self, py: Python<'_>, call: impl FnOnce(&Functions, *mut std::ffi::c_void) -> (c_int, usize)) -> Outcome {
+    fn call(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&Functions, *mut std::ffi::c_void) -> (c_int, usize),
+    ) -> Outcome {
         let (result, count, error) = with_critical_section(&self.object.bind(py), || {
             self.functions.forget_errors();
             let session = self.ssl.as_ptr();
@@ -307,15 +325,15 @@ impl Direct {
         }
         match error {
             ERROR_WANT_READ | ERROR_WANT_WRITE => Outcome::Again,
-            // SAFETY: a live session.
-            ERROR_ZERO_RETURN
-                if unsafe { (self.functions.SSL_get_shutdown)(self.ssl.as_ptr()) }
-                    == RECEIVED_SHUTDOWN =>
-            {
-                Outcome::End
-            }
+            ERROR_ZERO_RETURN if self.ended_by_peer_alone() => Outcome::End,
             _ => Outcome::Failed(self.functions.failure(py, &self.object.bind(py))),
         }
+    }
+
+    #[cold]
+    fn ended_by_peer_alone(&self) -> bool {
+        // SAFETY: a live session.
+        unsafe { (self.functions.SSL_get_shutdown)(self.ssl.as_ptr()) == RECEIVED_SHUTDOWN }
     }
 
     #[inline]
@@ -337,11 +355,11 @@ impl Direct {
 
     #[inline]
     fn write(&self, py: Python<'_>, bytes: &[u8], output: &mut Vec<u8>) -> Outcome {
-        self.writes().lend_output(output);
-        let outcome = self.call(py, |functions, session| {
+        self.call(py, |functions, session| {
             let mut count = 0;
-            // SAFETY: a live session, and that many bytes. The output is lent for this call only.
+            // SAFETY: a live session, and that many bytes. The output is lent for this one call.
             let result = unsafe {
+                self.writes().lend_output(output);
                 (functions.SSL_write_ex)(
                     session,
                     bytes.as_ptr().cast(),
@@ -351,8 +369,7 @@ impl Direct {
             };
             self.writes().take_output_back();
             (result, count)
-        });
-        outcome
+        })
     }
 
     #[cold]
@@ -363,8 +380,7 @@ impl Direct {
         let size = c_int::try_from(room.len()).unwrap_or(c_int::MAX);
         // SAFETY: a live BIO and a place with that much room, of which it fills what it says.
         unsafe {
-            let count =
-                (self.functions.BIO_read)(self.outgoing, room.as_mut_ptr().cast(), size);
+            let count = (self.functions.BIO_read)(self.outgoing, room.as_mut_ptr().cast(), size);
             let count = usize::try_from(count).unwrap_or(0);
             output.set_len(output.len() + count);
         }
@@ -419,7 +435,9 @@ impl Memory {
             return Outcome::End;
         }
         if bytes.len() > place.len() {
-            return Outcome::Failed(PyRuntimeError::new_err("SSLObject.read() returned too much"));
+            return Outcome::Failed(PyRuntimeError::new_err(
+                "SSLObject.read() returned too much",
+            ));
         }
         // SAFETY: two places, the second with room for the first.
         unsafe {
@@ -444,8 +462,12 @@ impl Memory {
 
     fn take_output(&self, py: Python<'_>, limit: usize, output: &mut Vec<u8>) -> PyResult<()> {
         let limit = isize::try_from(limit).unwrap_or(-1).into_pyobject(py)?;
-        let bytes = call_method(&self.outgoing.bind(py), intern!(py, "read"), [limit.as_any()])?
-            .cast_into::<PyBytes>()?;
+        let bytes = call_method(
+            &self.outgoing.bind(py),
+            intern!(py, "read"),
+            [limit.as_any()],
+        )?
+        .cast_into::<PyBytes>()?;
         output.extend_from_slice(bytes.as_bytes());
         Ok(())
     }

@@ -130,9 +130,7 @@ pub(super) fn session(
     /// The class whose layout is known.
     static CLASS: PyOnceLock<Option<Py<PyAny>>> = PyOnceLock::new();
     // Whatever goes wrong in looking is an answer: no.
-    let class = CLASS
-        .get_or_init(py, || find(py).ok().flatten())
-        .as_ref()?;
+    let class = CLASS.get_or_init(py, || find(py).ok().flatten()).as_ref()?;
     let functions = functions()?;
     if !object.get_type().is(class) {
         return None;
@@ -145,14 +143,7 @@ pub(super) fn session(
 }
 
 /// The sizes of `_ssl._SSLSocket` behind the object's head in the versions whose layout is known.
-const SIZES: &[(u8, usize)] = &[
-    (11, 80),
-    (12, 64),
-    (13, 64),
-    (14, 64),
-    (14, 72),
-    (15, 56),
-];
+const SIZES: &[(u8, usize)] = &[(11, 80), (12, 64), (13, 64), (14, 64), (14, 72), (15, 56)];
 
 /// Finds the functions, and the class of sessions if all is as it has to be.
 fn find(py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {

@@ -6,11 +6,12 @@ use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
 
 use pyo3::exceptions::{PyImportError, PyRuntimeError, PyTypeError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyType};
-use pyo3::ffi;
 
-use super::{Tls, contiguous};
+use super::send::{self, contiguous};
+use super::{RECORD, Tls};
 use crate::heap::{self, Plan, RawType, Ref, Returned, method};
 use crate::object::Obj;
 
@@ -92,7 +93,7 @@ fn write(py: Python<'_>, object: Ref<'_, '_>, data: Ref<'_, '_>) -> Returned {
     let data: &Bound<'_, PyAny> = &data;
     if let Ok(bytes) = data.cast_exact::<PyBytes>() {
         if !bytes.as_bytes().is_empty() {
-            super::write(&protocol, data, bytes.as_bytes())?;
+            send::write(&protocol, data, bytes.as_bytes())?;
         }
     } else if data.is_instance_of::<PyBytes>()
         || data.is_instance_of::<PyByteArray>()
@@ -100,7 +101,7 @@ fn write(py: Python<'_>, object: Ref<'_, '_>, data: Ref<'_, '_>) -> Returned {
     {
         let view = contiguous(data)?;
         if !view.bytes().is_empty() {
-            super::write(&protocol, data, view.bytes())?;
+            send::write(&protocol, data, view.bytes())?;
         }
     } else {
         let name = data.get_type().name()?;
@@ -119,15 +120,15 @@ fn writelines(py: Python<'_>, object: Ref<'_, '_>, lines: Ref<'_, '_>) -> Return
         let line = line?;
         let view = contiguous(&line)?;
         let bytes = view.bytes();
-        if gathered.len() + bytes.len() <= super::RECORD {
+        if gathered.len() + bytes.len() <= RECORD {
             gathered.extend_from_slice(bytes);
             continue;
         }
         send_gathered(&protocol, &mut gathered)?;
-        if bytes.len() < super::RECORD {
+        if bytes.len() < RECORD {
             gathered.extend_from_slice(bytes);
         } else {
-            super::write(&protocol, &line, bytes)?;
+            send::write(&protocol, &line, bytes)?;
         }
     }
     send_gathered(&protocol, &mut gathered)?;
@@ -140,7 +141,7 @@ fn send_gathered(protocol: &Bound<'_, Tls>, gathered: &mut Vec<u8>) -> PyResult<
     }
     let bytes = PyBytes::new(protocol.py(), gathered);
     gathered.clear();
-    super::write(protocol, &bytes, bytes.as_bytes())
+    send::write(protocol, &bytes, bytes.as_bytes())
 }
 
 unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
