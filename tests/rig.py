@@ -7,12 +7,14 @@ then the expected result, and a test that expects something else fails on it.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import functools
 import gc
 import hashlib
 import os
 import secrets
+import shutil
 import signal
 import socket
 import ssl
@@ -250,12 +252,98 @@ def _certificate() -> str:
 
 
 @functools.cache
+def _certificate_file() -> Path:
+    file = Path(tempfile.mkdtemp(), "localhost.pem")
+    file.write_text(_certificate())
+    atexit.register(shutil.rmtree, file.parent, ignore_errors=True)
+    return file
+
+
+def fresh_tls(mutual: bool = False) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Contexts of a test's own, to change: a server's and a client's that verifies it, and is verified if mutual."""
+    file = _certificate_file()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(file)
+    client = ssl.create_default_context(cafile=str(file))
+    if mutual:
+        server.load_verify_locations(file)
+        server.verify_mode = ssl.CERT_REQUIRED
+        client.load_cert_chain(file)
+    return server, client
+
+
+@functools.cache
 def tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A server's context and that of a client that verifies it as `localhost`."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "localhost.pem")
-        file.write_text(_certificate())
-        server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        server.load_cert_chain(file)
-        client = ssl.create_default_context(cafile=str(file))
-    return server, client
+    return fresh_tls()
+
+
+class TLSPeer:
+    """The other end of a TLS connection, record by record: what it sends, and when, is the test's business.
+
+    Works on a non-blocking socket; `send` and `recv` are ciphertext, `write` and `read` are data.
+    """
+
+    def __init__(self, loop: Any, sock: socket.socket, context: ssl.SSLContext, server_side: bool = False) -> None:
+        self.loop, self.sock = loop, sock
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.ssl = context.wrap_bio(
+            self.incoming, self.outgoing, server_side, server_hostname=None if server_side else "localhost"
+        )
+
+    def step(self, call: Callable[[], Any]) -> Any:
+        """What the call gives, or None if it needs something from the other side first."""
+        try:
+            return call()
+        except ssl.SSLWantReadError:
+            return None
+
+    def pending(self) -> bytes:
+        """Ciphertext that is to be sent."""
+        return self.outgoing.read()
+
+    async def flush(self) -> None:
+        await self.loop.sock_sendall(self.sock, self.pending())
+
+    async def receive(self) -> bool:
+        """Take what comes from the socket; False at its end."""
+        data = await self.loop.sock_recv(self.sock, 1 << 16)
+        self.incoming.write(data)
+        return bool(data)
+
+    async def shake_hands(self, hold_last: bool = False) -> None:
+        """With `hold_last` the client's last flight stays in `outgoing`."""
+        while True:
+            try:
+                self.ssl.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self.flush()
+                if not await self.receive():
+                    raise ConnectionResetError from None
+        if not hold_last:
+            await self.flush()
+
+    async def write(self, data: bytes) -> None:
+        self.ssl.write(data)
+        await self.flush()
+
+    async def read(self, size: int = 1 << 16) -> bytes:
+        """Some data; b"" when the other side has said that it is done."""
+        while True:
+            try:
+                return self.ssl.read(size)
+            except ssl.SSLWantReadError:
+                if not await self.receive():
+                    raise ConnectionResetError from None
+            except ssl.SSLZeroReturnError:
+                return b""
+
+    async def read_exactly(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            part = await self.read()
+            assert part, f"ended after {len(data)} of {size} bytes"
+            data += part
+        assert len(data) == size
+        return bytes(data)
