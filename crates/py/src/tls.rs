@@ -33,7 +33,7 @@ use pyo3::types::PyBytes;
 pub(crate) use self::buffers::with_input;
 use self::engine::{Engine, Outcome};
 pub(crate) use self::receive::feed;
-pub(crate) use self::transport::register;
+pub(crate) use self::transport::{flows, register};
 use crate::call::call_method;
 use crate::guard::Guarded;
 use crate::object::Obj;

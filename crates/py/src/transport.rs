@@ -155,6 +155,12 @@ impl TransportRef {
             .ok_or_else(|| PyRuntimeError::new_err("the transport was never connected"))
     }
 
+    /// Neither closed nor about to be.
+    pub(crate) fn is_open(&self, py: Python<'_>) -> bool {
+        let open = |state: &mut State| !state.closing && state.conn_lost == 0;
+        self.body().is_ok_and(|body| body.with(py, open))
+    }
+
     #[inline]
     fn owner<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Loop>> {
         let owner = self.body()?.owner.bind(py).to_owned();

@@ -17,7 +17,7 @@ use super::{Stream, bytes_of};
 use crate::call::call_method;
 use crate::heap::{self, Arguments, Ref, Returned, method};
 use crate::object::Obj;
-use crate::transport;
+use crate::{tls, transport};
 
 #[repr(C)]
 struct AsyncMethod {
@@ -176,8 +176,10 @@ fn drain(
     given: Arguments<'_, '_>,
 ) -> Returned {
     given.named_or_positional(py, "StreamWriter.drain", [])?;
-    let flows = transport_of(this)
-        .is_ok_and(|transport| transport::flows(transport.as_borrowed()) == Some(true));
+    let flows = transport_of(this).is_ok_and(|transport| {
+        let transport = transport.as_borrowed();
+        transport::flows(transport).or_else(|| tls::flows(transport)) == Some(true)
+    });
     if flows && healthy(this)? {
         return done::awaitable(py);
     }

@@ -229,6 +229,7 @@ fn hand_over(
                     let bytes = unsafe { bytes.into_bound(py).cast_into_unchecked::<PyBytes>() };
                     feed(py, &app, bytes.as_bytes())?;
                 }
+                Some(bytes) if style == Style::Stream => deliver::stream(py, &app, bytes)?,
                 Some(bytes) => deliver::data(py, &app, bytes)?,
             }
         }

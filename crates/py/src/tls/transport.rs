@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyType};
 
 use super::send::{self, contiguous};
-use super::{RECORD, Tls};
+use super::{Lower, Phase, RECORD, Tls};
 use crate::heap::{self, Plan, RawType, Ref, Returned, method};
 use crate::object::Obj;
 
@@ -51,6 +51,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             dealloc,
             traverse,
             clear,
+            slots: vec![],
         },
     )?;
     module.add("TlsTransport", CLASS.get_or_init(|| raw).bind(py))
@@ -86,6 +87,25 @@ fn protocol<'py>(py: Python<'py>, object: Ref<'_, 'py>) -> PyResult<Bound<'py, T
             None => Err(PyRuntimeError::new_err("the transport was never connected")),
         }
     }
+}
+
+/// Whether bytes flow: the connection is up, and its protocol was not told to pause. `None` if the object is not
+/// one of these transports.
+pub(crate) fn flows(object: Ref<'_, '_>) -> Option<bool> {
+    let class = CLASS.get()?;
+    // SAFETY: live objects.
+    if unsafe { ffi::PyObject_TypeCheck(object.as_ptr(), class.as_ptr()) } == 0 {
+        return None;
+    }
+    let py = object.py();
+    let lower = protocol(py, object).ok()?.get().with(py, |state| {
+        let up = state.phase == Phase::Wrapped && !state.app_writing_paused;
+        up.then(|| state.lower.clone())
+    });
+    Some(match lower {
+        Some(Lower::Native(lower)) => lower.is_open(py),
+        _ => false,
+    })
 }
 
 fn write(py: Python<'_>, object: Ref<'_, '_>, data: Ref<'_, '_>) -> Returned {
