@@ -1,5 +1,6 @@
 //! Calling Python: vectorcall straight from Rust's values, inside a context when one was captured.
 
+use std::ffi::{CStr, c_char, c_int};
 use std::ptr;
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
@@ -281,4 +282,24 @@ pub(crate) unsafe fn borrowed<'a, 'py>(
 ) -> Borrowed<'a, 'py, PyAny> {
     // SAFETY: alive, says the caller.
     unsafe { Borrowed::from_ptr(py, pointer) }
+}
+
+/// Raises an audit event with two arguments, as the standard library does where we take its place.
+pub(crate) fn audit(
+    py: Python<'_>,
+    event: &CStr,
+    one: Borrowed<'_, '_, PyAny>,
+    other: Borrowed<'_, '_, PyAny>,
+) -> PyResult<()> {
+    unsafe extern "C" {
+        /// Documented in CPython's "System Functions"; PyO3 does not pass it on.
+        fn PySys_Audit(event: *const c_char, format: *const c_char, ...) -> c_int;
+    }
+    // SAFETY: attached; two live objects, as the format says.
+    let answer =
+        unsafe { PySys_Audit(event.as_ptr(), c"OO".as_ptr(), one.as_ptr(), other.as_ptr()) };
+    if answer != 0 {
+        return Err(PyErr::fetch(py));
+    }
+    Ok(())
 }

@@ -23,6 +23,7 @@ use crate::heap::{self, Arguments, Ref, Returned, method};
 use crate::object::Obj;
 use crate::offspring;
 use crate::shared::Shared;
+use crate::sock::{self, Sockets, Ticket};
 use crate::transport::{ReadBuffer, TransportRef};
 
 /// What the reactor calls back.
@@ -42,16 +43,19 @@ pub(crate) enum Task {
     Lost(TransportRef),
     /// A listening socket has connections to accept.
     Accept(Obj),
+    /// A socket that one of the loop's `sock_...` methods waits for, or once did, is ready.
+    Socket(Ticket),
 }
 
 impl Task {
-    fn object(&self) -> &Obj {
+    fn object(&self) -> Option<&Obj> {
         match self {
-            Self::Handle(handle) | Self::Shared(handle) => handle.as_obj(),
-            Self::Foreign(object) | Self::Accept(object) => object,
+            Self::Handle(handle) | Self::Shared(handle) => Some(handle.as_obj()),
+            Self::Foreign(object) | Self::Accept(object) => Some(object),
             Self::Io(transport) | Self::Start(transport) | Self::Lost(transport) => {
-                transport.as_obj()
+                Some(transport.as_obj())
             }
+            Self::Socket(_) => None,
         }
     }
 }
@@ -62,6 +66,7 @@ pub(crate) struct Loop {
     /// `None` once the loop is closed.
     reactor: Guarded<Option<Reactor<Task>>>,
     pub(crate) read_buffer: Guarded<ReadBuffer>,
+    pub(crate) sockets: Guarded<Sockets>,
     closed: AtomicBool,
     debug: AtomicBool,
     /// Who has put a `time` in the place of the loop's own: [`BY_CLASS`], [`BY_INSTANCE`].
@@ -252,6 +257,7 @@ impl Loop {
         let this = Self {
             reactor: Guarded::new(Some(reactor)),
             read_buffer: Guarded::new(ReadBuffer::new()),
+            sockets: Guarded::new(Sockets::default()),
             closed: AtomicBool::new(false),
             debug: AtomicBool::new(false),
             clock: AtomicU8::new(0),
@@ -434,6 +440,13 @@ impl Loop {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.sockets
+            .try_look(|sockets| {
+                sockets
+                    .objects()
+                    .try_for_each(|object| visit.call(object.as_py()))
+            })
+            .unwrap_or(Ok(()))?;
         self.reactor
             .try_look(|reactor| {
                 let Some(reactor) = reactor else {
@@ -441,7 +454,8 @@ impl Loop {
                 };
                 reactor
                     .handles()
-                    .try_for_each(|task| visit.call(task.object().as_py()))
+                    .filter_map(Task::object)
+                    .try_for_each(|object| visit.call(object.as_py()))
             })
             .unwrap_or(Ok(()))
     }
@@ -451,6 +465,8 @@ impl Loop {
         // Dropped here, outside of the guard: what goes may run Python code.
         let tasks = reactor.map(|mut reactor| reactor.drain());
         drop(tasks);
+        let sockets = self.sockets.with(py, std::mem::take);
+        drop(sockets);
     }
 }
 
@@ -458,6 +474,7 @@ impl Loop {
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Loop>()?;
     let class = module.py().get_type::<Loop>();
+    heap::add_methods(&class, sock::methods())?;
     heap::add_methods(
         &class,
         vec![

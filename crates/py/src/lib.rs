@@ -2,7 +2,7 @@
 //!
 //! The only crate that knows Python. `heap`, `object`, `guard` and `call` are the ground: raw types, owned
 //! references, locks, calls. On it stand `handle`, `eventloop` (with `turn` and `watch`) and the sockets,
-//! `transport` and `listener`. `python/ropewalk/asyncio` is the face in front of it.
+//! `transport`, `listener` and `sock`. `python/ropewalk/asyncio` is the face in front of it.
 
 mod address;
 mod call;
@@ -19,6 +19,7 @@ mod shared;
 mod spare;
 mod stream;
 mod tls;
+mod sock;
 mod transport;
 mod turn;
 mod watch;

@@ -73,7 +73,7 @@ pub(crate) fn add(
         .reactor(py, |reactor| reactor.watch(number, side, task))?
     {
         Ok(replaced) => {
-            cancel(py, replaced);
+            cancel(slf.get(), py, replaced, side);
             Ok(handle.into_obj().into_bound(py).unbind())
         }
         Err((error, task)) => {
@@ -103,7 +103,7 @@ pub(crate) fn remove(owner: &Loop, fd: &Bound<'_, PyAny>, side: Side) -> PyResul
         return Ok(false);
     };
     let found = removed.is_some();
-    cancel(py, removed);
+    cancel(owner, py, removed, side);
     Ok(found)
 }
 
@@ -118,9 +118,11 @@ pub(crate) fn watched(owner: &Loop, py: Python<'_>, fd: i32) -> PyResult<(bool, 
 }
 
 /// A handle that is not watched any longer must not run if it is ready already.
-fn cancel(py: Python<'_>, task: Option<Task>) {
-    if let Some(Task::Handle(handle)) = &task {
-        handle.cancel(py);
+pub(crate) fn cancel(owner: &Loop, py: Python<'_>, task: Option<Task>, side: Side) {
+    match task {
+        Some(Task::Handle(handle)) => handle.cancel(py),
+        Some(Task::Socket(ticket)) => crate::sock::gave_way(owner, py, ticket, side),
+        _ => {}
     }
 }
 

@@ -171,7 +171,8 @@ impl<H: Clone> Reactor<H> {
     // Readiness
 
     /// Makes `handle` ready in every turn in which `fd` is ready on `side`, until
-    /// [`unwatch`](Self::unwatch). Returns the handle that it replaces.
+    /// [`unwatch`](Self::unwatch). Returns the handle that it replaces: of the same side, or of a
+    /// [kept](Self::keep) registration, which served both.
     ///
     /// Fails with [`InvalidInput`](io::ErrorKind::InvalidInput) if `fd` is attached, and with what
     /// the system says if it cannot be polled (`EBADF`: not open; `EPERM`: a regular file).
@@ -203,9 +204,37 @@ impl<H: Clone> Reactor<H> {
             .attach(&self.sleeper, fd, handle, &mut self.lost)
     }
 
-    /// Takes an attachment back. `None` if it was detached before.
+    /// Takes an attachment or a kept registration back. `None` if it was detached before.
     pub fn detach(&mut self, token: Token) -> Option<H> {
         self.registrations.detach(&self.sleeper, token)
+    }
+
+    /// Registers `fd` as [`attach`](Self::attach) does, for one who waits for it now, most likely will
+    /// again, and does not own it: the registration gives way. A later [`watch`](Self::watch) of `fd`
+    /// takes its place and returns its handle; so does an `attach`, or another `keep`, which leave the
+    /// handle for [`take_lost`](Self::take_lost). Before each wait ask whether it
+    /// [stands](Self::is_kept).
+    ///
+    /// That `fd` is still the same file is for the caller to know: the token cannot tell. Fails with
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `fd` is watched or attached.
+    pub fn keep(&mut self, fd: RawFd, handle: H) -> Result<Token, Refused<H>> {
+        self.registrations
+            .keep(&self.sleeper, fd, handle, &mut self.lost)
+    }
+
+    /// Handles of descriptors that were closed without a word, and of kept registrations that gave way
+    /// to an attachment or to another kept one. They are the caller's to drop; whoever keeps many
+    /// descriptors asks now and then.
+    #[must_use]
+    pub fn take_lost(&mut self) -> Vec<H> {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Whether the registration that [`keep`](Self::keep) gave `token` for stands.
+    #[inline]
+    #[must_use]
+    pub fn is_kept(&self, token: Token) -> bool {
+        self.registrations.is_kept(token)
     }
 
     /// Whether `fd` is attached.

@@ -1,11 +1,13 @@
 //! Who is told of which descriptor: a table by descriptor number, kept in step with the poller.
 //!
-//! A descriptor is registered in one of three ways:
+//! A descriptor is registered in one of four ways:
 //!
 //! - **watched**, level-triggered, a handle for each side: what users ask for (`add_reader`), who
 //!   may read part of what is there, or close the descriptor without a word;
 //! - **attached**, edge-triggered, one handle for both sides: what a transport owns. Registered
 //!   once, and never touched again until detached, so that an exchange costs no `epoll_ctl`;
+//! - **kept**, the same for a descriptor that is somebody else's: it was waited for once and will
+//!   most likely be again. It gives way: whoever watches or attaches the descriptor takes its place;
 //! - **child**, a watch on a process's end that is ours.
 //!
 //! # Descriptors that go and come
@@ -19,6 +21,11 @@
 //! Events carry a [`Token`]: the number, and the slot's generation, which grows with every new
 //! registration. An event that was on its way while its descriptor was removed is told apart and
 //! dropped.
+//!
+//! A kept registration outlives the wait that it was made for, so it may be of a file that is long
+//! closed. Nothing here depends on that: its token says whether it still stands, not whether the
+//! number is the same file, which only the file's owner knows; and to take its place is to
+//! `modify` if the kernel still knows it, to `add` if not.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -93,6 +100,7 @@ enum Kind<H> {
     Vacant,
     Watched { read: Option<H>, write: Option<H> },
     Attached(H),
+    Kept(H),
     Child { handle: H, watch: ChildWatch },
 }
 
@@ -108,7 +116,7 @@ impl<H> Kind<H> {
                 Some((Interest::READ, Mode::Level))
             }
             Self::Watched { write: Some(_), .. } => Some((Interest::WRITE, Mode::Level)),
-            Self::Attached(_) => Some((Interest::BOTH, Mode::Edge)),
+            Self::Attached(_) | Self::Kept(_) => Some((Interest::BOTH, Mode::Edge)),
             Self::Vacant | Self::Watched { .. } => None,
         }
     }
@@ -117,7 +125,9 @@ impl<H> Kind<H> {
         match self {
             Self::Vacant => [None, None],
             Self::Watched { read, write } => [read.as_ref(), write.as_ref()],
-            Self::Attached(handle) | Self::Child { handle, .. } => [Some(handle), None],
+            Self::Attached(handle) | Self::Kept(handle) | Self::Child { handle, .. } => {
+                [Some(handle), None]
+            }
         }
     }
 
@@ -125,7 +135,9 @@ impl<H> Kind<H> {
         match self {
             Self::Vacant => [None, None],
             Self::Watched { read, write } => [read, write],
-            Self::Attached(handle) | Self::Child { handle, .. } => [Some(handle), None],
+            Self::Attached(handle) | Self::Kept(handle) | Self::Child { handle, .. } => {
+                [Some(handle), None]
+            }
         }
     }
 }
@@ -191,7 +203,8 @@ impl<H> Registrations<H> {
         slot
     }
 
-    /// A handle on the other side that was an earlier file's, closed without a word, goes to `lost`.
+    /// Returns the handle whose place it takes: of the same side, or of a kept registration. A handle on the
+    /// other side that was an earlier file's, closed without a word, goes to `lost`.
     pub(crate) fn watch(
         &mut self,
         sleeper: &Sleeper,
@@ -201,7 +214,7 @@ impl<H> Registrations<H> {
         lost: &mut Vec<H>,
     ) -> Result<Option<H>, Refused<H>> {
         let known = match self.slot(fd).map(|slot| &slot.kind) {
-            None | Some(Kind::Vacant) => None,
+            None | Some(Kind::Vacant | Kind::Kept(_)) => None,
             Some(Kind::Watched { read, write }) => match (read, write, side) {
                 (_, Some(_), Side::Read) | (Some(_), _, Side::Write) => Some(Interest::BOTH),
                 _ => Some(side.interest()),
@@ -228,11 +241,13 @@ impl<H> Registrations<H> {
             return Err((e, handle));
         }
         let slot = self.accepted(token);
+        let mut gave_way = None;
         if !matches!(slot.kind, Kind::Watched { .. }) {
-            slot.kind = Kind::Watched {
+            let watched = Kind::Watched {
                 read: None,
                 write: None,
             };
+            [gave_way, _] = std::mem::replace(&mut slot.kind, watched).into_handles();
         }
         let Kind::Watched { read, write } = &mut slot.kind else {
             return Ok(None);
@@ -244,7 +259,7 @@ impl<H> Registrations<H> {
         if another_file {
             lost.extend(other.take());
         }
-        Ok(ours.replace(handle))
+        Ok(ours.replace(handle).or(gave_way))
     }
 
     pub(crate) fn unwatch(&mut self, sleeper: &Sleeper, fd: RawFd, side: Side) -> Option<H> {
@@ -280,7 +295,8 @@ impl<H> Registrations<H> {
         }
     }
 
-    /// Handles of an earlier file of this number, which was closed without a word, go to `lost`.
+    /// Handles of an earlier file of this number, which was closed without a word, and of a kept registration go to
+    /// `lost`.
     pub(crate) fn attach(
         &mut self,
         sleeper: &Sleeper,
@@ -289,18 +305,51 @@ impl<H> Registrations<H> {
         lost: &mut Vec<H>,
     ) -> Result<Token, Refused<H>> {
         if matches!(
-            self.slot(fd),
-            Some(Slot {
-                kind: Kind::Child { .. },
-                ..
-            })
+            self.slot(fd).map(|slot| &slot.kind),
+            Some(Kind::Child { .. })
         ) {
             return Err((taken("the reactor", fd), handle));
         }
+        self.own(sleeper, fd, handle, Kind::Attached, lost)
+    }
+
+    /// The handle of a kept registration whose place it takes goes to `lost`.
+    pub(crate) fn keep(
+        &mut self,
+        sleeper: &Sleeper,
+        fd: RawFd,
+        handle: H,
+        lost: &mut Vec<H>,
+    ) -> Result<Token, Refused<H>> {
+        // Not even if the system no longer knows of those: who gives way does not argue.
+        match self.slot(fd).map(|slot| &slot.kind) {
+            None | Some(Kind::Vacant | Kind::Kept(_)) => {
+                self.own(sleeper, fd, handle, Kind::Kept, lost)
+            }
+            Some(_) => Err((taken("a watch or a transport", fd), handle)),
+        }
+    }
+
+    /// Registers both sides, edge-triggered, as what `kind` says.
+    fn own(
+        &mut self,
+        sleeper: &Sleeper,
+        fd: RawFd,
+        handle: H,
+        kind: fn(H) -> Kind<H>,
+        lost: &mut Vec<H>,
+    ) -> Result<Token, Refused<H>> {
         let token = self.next_token(fd);
-        let added = sleeper
-            .poller()
-            .and_then(|poller| poller.add(fd, token.bits(), Interest::BOTH, Mode::Edge));
+        let gives_way = matches!(self.slot(fd).map(|slot| &slot.kind), Some(Kind::Kept(_)));
+        let added = sleeper.poller().and_then(|poller| {
+            if gives_way {
+                match poller.modify(fd, token.bits(), Interest::BOTH, Mode::Edge) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    result => return result,
+                }
+            }
+            poller.add(fd, token.bits(), Interest::BOTH, Mode::Edge)
+        });
         match added {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 return Err((taken("a watch or a transport", fd), handle));
@@ -308,9 +357,9 @@ impl<H> Registrations<H> {
             Err(e) => return Err((e, handle)),
             Ok(()) => {}
         }
-        // The poller took the number as new, so what the slot still holds is of a file that was
-        // closed.
-        let stale = std::mem::replace(&mut self.accepted(token).kind, Kind::Attached(handle));
+        // What the slot still holds has given way, or is of a file that was closed: the poller took
+        // the number as new.
+        let stale = std::mem::replace(&mut self.accepted(token).kind, kind(handle));
         lost.extend(stale.into_handles().into_iter().flatten());
         Ok(token)
     }
@@ -318,7 +367,7 @@ impl<H> Registrations<H> {
     pub(crate) fn detach(&mut self, sleeper: &Sleeper, token: Token) -> Option<H> {
         let slot = self
             .named(token)
-            .filter(|slot| matches!(slot.kind, Kind::Attached(_)))?;
+            .filter(|slot| matches!(slot.kind, Kind::Attached(_) | Kind::Kept(_)))?;
         let [handle, _] = slot.vacate().into_handles();
         if let Ok(poller) = sleeper.poller() {
             let _ = poller.delete(token.fd());
@@ -334,6 +383,14 @@ impl<H> Registrations<H> {
                 ..
             })
         )
+    }
+
+    /// Whether the registration that `token` names stands and is a kept one.
+    #[inline]
+    pub(crate) fn is_kept(&self, token: Token) -> bool {
+        self.slots.get(token.slot()).is_some_and(|slot| {
+            slot.generation == token.generation() && matches!(slot.kind, Kind::Kept(_))
+        })
     }
 
     pub(crate) fn watch_child(
@@ -432,7 +489,7 @@ impl<H: Clone> Registrations<H> {
             return token == Token::WAKER;
         };
         match &slot.kind {
-            Kind::Attached(handle) => job(Job {
+            Kind::Attached(handle) | Kind::Kept(handle) => job(Job {
                 handle: handle.clone(),
                 readiness,
             }),

@@ -320,3 +320,93 @@ fn a_child_that_has_ended_already_is_told_too_and_none_is_an_error() {
     let (error, handle) = reactor.watch_child(-5, "none").unwrap_err();
     assert_eq!((error.raw_os_error(), handle), (Some(libc::ESRCH), "none"));
 }
+
+#[test]
+fn a_kept_registration_tells_once_each_time_that_its_descriptor_turns_ready() {
+    let (mut reactor, mut events) = reactor();
+    let (mut a, mut b) = pair();
+    let token = reactor.keep(a.as_raw_fd(), "k").unwrap();
+    assert!(reactor.is_kept(token) && !reactor.is_attached(a.as_raw_fd()));
+    assert_eq!(look(&mut reactor, &mut events), ["k"]);
+    assert_eq!(look(&mut reactor, &mut events), [""; 0]);
+    b.write_all(b"x").unwrap();
+    assert_eq!(look(&mut reactor, &mut events), ["k"]);
+    assert_eq!(look(&mut reactor, &mut events), [""; 0]);
+    assert_eq!(a.read(&mut [0; 8]).unwrap(), 1);
+    assert_eq!(reactor.detach(token), Some("k"));
+    assert!(!reactor.is_kept(token));
+    b.write_all(b"x").unwrap();
+    assert_eq!(look(&mut reactor, &mut events), [""; 0]);
+}
+
+#[test]
+fn a_kept_registration_gives_way_to_a_watch() {
+    let (mut reactor, mut events) = reactor();
+    let (a, mut b) = pair();
+    let fd = a.as_raw_fd();
+    let token = reactor.keep(fd, "k").unwrap();
+    assert_eq!(reactor.unwatch(fd, Side::Read), None);
+    assert_eq!(reactor.watch(fd, Side::Read, "r").unwrap(), Some("k"));
+    assert!(!reactor.is_kept(token));
+    assert_eq!(reactor.detach(token), None);
+    b.write_all(b"x").unwrap();
+    assert_eq!(look(&mut reactor, &mut events), ["r"]);
+    assert_eq!(look(&mut reactor, &mut events), ["r"], "by level");
+    let refused = reactor.keep(fd, "k").unwrap_err();
+    assert_eq!(
+        (refused.0.kind(), refused.1),
+        (ErrorKind::InvalidInput, "k")
+    );
+    assert_eq!(reactor.unwatch(fd, Side::Read), Some("r"));
+    assert!(reactor.keep(fd, "k").is_ok());
+}
+
+#[test]
+fn a_kept_registration_gives_way_to_a_transport_and_to_the_next_one() {
+    let (mut reactor, mut events) = reactor();
+    let (a, mut b) = pair();
+    let fd = a.as_raw_fd();
+    let first = reactor.keep(fd, "k1").unwrap();
+    let second = reactor.keep(fd, "k2").unwrap();
+    assert!(!reactor.is_kept(first) && reactor.is_kept(second));
+    assert_eq!(reactor.take_lost(), ["k1"]);
+    let token = reactor.attach(fd, "t").unwrap();
+    assert!(reactor.is_attached(fd) && !reactor.is_kept(second));
+    assert_eq!(reactor.take_lost(), ["k2"]);
+    assert_eq!(look(&mut reactor, &mut events), ["t"]);
+    b.write_all(b"x").unwrap();
+    assert_eq!(look(&mut reactor, &mut events), ["t"]);
+    let refused = reactor.keep(fd, "k3").unwrap_err();
+    assert_eq!(
+        (refused.0.kind(), refused.1),
+        (ErrorKind::InvalidInput, "k3")
+    );
+    assert_eq!(reactor.detach(token), Some("t"));
+}
+
+#[test]
+fn a_kept_registration_of_a_closed_descriptor_is_no_obstacle_to_the_next_of_its_number() {
+    const NUMBER: RawFd = 814;
+    let (mut reactor, mut events) = reactor();
+    let (a, _b) = pair();
+    let a = high(a, NUMBER);
+    let kept = reactor.keep(NUMBER, "k").unwrap();
+    drop(a);
+    let (c, mut d) = pair();
+    let c = high(c, NUMBER);
+    assert!(reactor.is_kept(kept), "nobody has said a word");
+    assert_eq!(look(&mut reactor, &mut events), [""; 0]);
+    let next = reactor.keep(NUMBER, "l").unwrap();
+    assert!(!reactor.is_kept(kept) && reactor.is_kept(next));
+    assert_eq!(look(&mut reactor, &mut events), ["l"]);
+    d.write_all(b"x").unwrap();
+    assert_eq!(look(&mut reactor, &mut events), ["l"]);
+    drop(c);
+    let (e, mut f) = pair();
+    let e = high(e, NUMBER);
+    assert_eq!(reactor.watch(NUMBER, Side::Read, "r").unwrap(), Some("l"));
+    f.write_all(b"x").unwrap();
+    assert_eq!(look(&mut reactor, &mut events), ["r"]);
+    assert_eq!(reactor.unwatch(NUMBER, Side::Read), Some("r"));
+    drop(e);
+}

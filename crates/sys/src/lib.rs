@@ -10,6 +10,7 @@
 //! | [`waker`] | end another thread's wait |
 //! | [`address`] | the two ends of a socket, as values |
 //! | [`stream`] | non-blocking socket calls on raw descriptors, without allocation |
+//! | [`datagram`] | the same where each message has an address |
 //! | [`child`] | a descriptor that tells the end of a process, and reaping |
 //! | [`fork`] | notice that this process is a forked copy |
 //! | [`library`] | the functions of a library that is loaded already |
@@ -32,6 +33,7 @@
 pub mod address;
 pub mod child;
 pub mod clock;
+pub mod datagram;
 mod fd;
 pub mod fork;
 pub mod library;

@@ -35,6 +35,7 @@ from typing import Any
 from ropewalk import _core
 from ropewalk.asyncio import _streams  # noqa: F401  # tells the core the stream classes
 from ropewalk.asyncio._tls import TLSProtocol, factory_of_accepted, start_tls
+from ropewalk.asyncio._sock import SocketMethods
 from ropewalk.asyncio._transport import SocketTransport
 
 _Base: Any = asyncio.SelectorEventLoop
@@ -89,7 +90,7 @@ class _Ready:
         """Nothing to clear: ``_core.Loop._close`` empties the queue."""
 
 
-class EventLoop(_core.Loop, _Base):  # type: ignore[misc]
+class EventLoop(_core.Loop, SocketMethods, _Base):  # type: ignore[misc]
     """An asyncio event loop on the Rust reactor.
 
     Everything that https://docs.python.org/3/library/asyncio-eventloop.html says of an event loop on Unix

@@ -39,6 +39,12 @@ impl ReadBuffer {
         Self(Box::new_uninit_slice(SMALL))
     }
 
+    /// The memory itself, for reads of other kinds.
+    #[inline]
+    pub(crate) fn space(&mut self) -> &mut [MaybeUninit<u8>] {
+        &mut self.0
+    }
+
     /// Reads, and makes a bytes object of what came; `None` at the stream's end.
     #[inline]
     fn read(&mut self, py: Python<'_>, fd: RawFd) -> Result<Option<(Obj, bool)>, Failure> {
