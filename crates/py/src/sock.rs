@@ -1,8 +1,13 @@
-//! The loop's own socket methods: `sock_recv`, `sock_sendall` and their kin, without a Python step per wait.
+//! The loop's own socket methods: `sock_recv`, `sock_sendall` and their kin, without an exception, a callback or an
+//! `epoll_ctl` per wait.
 //!
 //! Each method is a coroutine in Python around one call into this module, which does the operation at once if
-//! the socket lets it and else gives back a future. The reactor does the operation itself when the socket turns
-//! ready, and the future's result is what it brought.
+//! the socket lets it and else gives back a future.
+//!
+//! What is received is received **when the task runs**, not when the socket turns ready: the future only says that
+//! it is time to try again. So nothing is ever taken from a socket for a task that is cancelled in between, and
+//! the bytes of a hundred sockets that turn ready at once need the memory of one. What is sent goes out when
+//! there is room: the reactor itself goes on with `sendall` until all is sent.
 //!
 //! # Registrations that stay
 //!
@@ -33,8 +38,10 @@
 //! operation asks its socket for its number before it touches it.
 
 mod methods;
-mod operation;
+mod receive;
+mod wish;
 
+use std::io;
 use std::os::fd::RawFd;
 
 use pyo3::intern;
@@ -43,7 +50,7 @@ use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 use ropewalk_reactor::{Readiness, Side, Token};
 
 pub(crate) use self::methods::methods;
-use self::operation::Operation;
+use self::wish::Wish;
 use crate::call::{call_method, ends_the_run};
 use crate::error::os_error;
 use crate::eventloop::{Loop, Task, create_future};
@@ -79,15 +86,13 @@ struct Place {
     waiting: [Option<Waiting>; 2],
     /// Edges in a row that nobody waited for.
     unheard: u8,
-    /// The last read was a large one.
-    bulk: bool,
 }
 
-/// An operation that the socket was not ready for.
+/// A future, and what it waits for.
 struct Waiting {
     future: Obj,
     sock: Obj,
-    operation: Operation,
+    wish: Wish,
 }
 
 const fn index(side: Side) -> usize {
@@ -141,7 +146,7 @@ impl Sockets {
                 [
                     Some(&waiting.future),
                     Some(&waiting.sock),
-                    waiting.operation.object(),
+                    waiting.wish.object(),
                 ]
             });
             waiting.flatten().chain(std::iter::once(&place.alive))
@@ -155,53 +160,29 @@ fn number(py: Python<'_>, sock: Ref<'_, '_>) -> PyResult<RawFd> {
     call_method(&sock, intern!(py, "fileno"), [])?.extract()
 }
 
-/// Does the operation at once, or gives back a future of it.
+/// `None` where the system says that it would block.
 #[inline]
-fn begin(
-    py: Python<'_>,
-    this: Ref<'_, '_>,
-    sock: Ref<'_, '_>,
-    fd: RawFd,
-    mut operation: Operation,
-) -> Returned {
-    let owner = Loop::of(this);
-    let bulk = owner
-        .sockets
-        .with(py, |sockets| sockets.at(fd).is_some_and(|place| place.bulk));
-    match operation.attempt(py, owner, fd, bulk)? {
-        Some(result) => {
-            if operation.is_bulk(&result) != bulk {
-                owner.sockets.with(py, |sockets| {
-                    if let Some(place) = sockets.at(fd) {
-                        place.bulk = !bulk;
-                    }
-                });
-            }
-            Ok(result.into_ptr())
-        }
-        None => wait(py, this, sock, fd, operation),
+fn unless_blocked<T>(py: Python<'_>, result: io::Result<T>) -> PyResult<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(os_error(py, &error)),
     }
 }
 
-/// Has the reactor do the operation once the socket is ready.
-fn wait(
-    py: Python<'_>,
-    this: Ref<'_, '_>,
-    sock: Ref<'_, '_>,
-    fd: RawFd,
-    operation: Operation,
-) -> Returned {
+/// A future of what `wish` is about.
+fn wait(py: Python<'_>, this: Ref<'_, '_>, sock: Ref<'_, '_>, fd: RawFd, wish: Wish) -> Returned {
     let owner = Loop::of(this);
     // SAFETY: an owned reference, just made.
     let future = unsafe { Bound::from_owned_ptr(py, create_future(py, this)?) };
-    let side = operation.side();
+    let side = wish.side();
     // What a socket told before its connect began is not about the connect.
-    let anew = matches!(operation, Operation::Connect(_));
+    let anew = matches!(wish, Wish::Connect(_));
     let waiting = Waiting {
         future: (&future).into(),
         // SAFETY: an argument of the call that is being served.
         sock: unsafe { Obj::from_borrowed(sock.as_ptr()) },
-        operation,
+        wish,
     };
     let token = owner.sockets.with(py, |sockets| {
         sockets
@@ -260,7 +241,6 @@ fn register(
             token: None,
             waiting: [None, None],
             unheard: 0,
-            bulk: false,
         };
         (serial, slot.replace(Box::new(place)), serial)
     });
@@ -282,7 +262,7 @@ fn register(
         }
         Err((error, _)) => error,
     };
-    if refused.kind() != std::io::ErrorKind::InvalidInput {
+    if refused.kind() != io::ErrorKind::InvalidInput {
         return Err(os_error(py, &refused));
     }
     // The program watches the descriptor. What waits on the other side does so under the serial it has.
@@ -349,7 +329,7 @@ pub(crate) fn ready(slf: &Bound<'_, Loop>, ticket: Ticket, readiness: Readiness)
     Ok(())
 }
 
-/// Does the operation that waits on a side. False if none does. An error is one that ends the run.
+/// Does what is waited for on a side. False if nothing is. An error is one that ends the run.
 #[inline]
 fn perform(slf: &Bound<'_, Loop>, ticket: Ticket, side: Side) -> PyResult<bool> {
     let py = slf.py();
@@ -358,61 +338,40 @@ fn perform(slf: &Bound<'_, Loop>, ticket: Ticket, side: Side) -> PyResult<bool> 
         let place = sockets.named(ticket)?;
         let waiting = place.waiting[index(side)].take()?;
         place.unheard = 0;
-        Some((waiting, place.bulk, place.token.is_none()))
+        Some((waiting, place.token.is_none()))
     });
-    let Some((mut waiting, bulk, watched)) = taken else {
+    let Some((mut waiting, watched)) = taken else {
         return Ok(false);
     };
-    // What arrives is not taken for one who was cancelled, nor from a socket that is closed.
-    let wanted = !call_method(&waiting.future.bind(py), intern!(py, "done"), [])?.is_truthy()?
-        && number(py, waiting.sock.bind(py))? == ticket.fd;
-    let result = if wanted {
-        waiting.operation.attempt(py, owner, ticket.fd, bulk)
-    } else {
-        Ok(Some(py.None().into_bound(py).into()))
-    };
-    match result {
-        Ok(None) => {
-            let waits = waiting;
-            let late = owner.sockets.with(py, |sockets| {
-                match sockets
-                    .named(ticket)
-                    .map(|place| &mut place.waiting[index(side)])
-                {
-                    Some(slot @ None) => slot.replace(waits),
-                    _ => Some(waits),
-                }
-            });
-            drop(late);
-            return Ok(true);
-        }
-        Ok(Some(result)) => {
-            let large = waiting.operation.is_bulk(&result);
-            if large != bulk {
-                owner.sockets.with(py, |sockets| {
-                    if let Some(place) = sockets.named(ticket) {
-                        place.bulk = large;
+    let done = call_method(&waiting.future.bind(py), intern!(py, "done"), [])?.is_truthy()?;
+    // A socket that is closed by now has nothing to tell, and its number may be another's.
+    if !done && number(py, waiting.sock.bind(py))? == ticket.fd {
+        match waiting.wish.attempt(py, ticket.fd) {
+            Ok(true) => call_method(
+                &waiting.future.bind(py),
+                intern!(py, "set_result"),
+                [py.None().bind(py)],
+            )?,
+            Ok(false) => {
+                let late = owner.sockets.with(py, |sockets| {
+                    match sockets
+                        .named(ticket)
+                        .map(|place| &mut place.waiting[index(side)])
+                    {
+                        Some(slot @ None) => slot.replace(waiting),
+                        _ => Some(waiting),
                     }
                 });
+                drop(late);
+                return Ok(true);
             }
-            if wanted {
-                let result = result.into_bound(py);
-                call_method(
-                    &waiting.future.bind(py),
-                    intern!(py, "set_result"),
-                    [&result],
-                )?;
-            }
-        }
-        Err(error) if ends_the_run(py, &error) => return Err(error),
-        Err(error) => {
-            let error = error.into_value(py).into_any();
-            call_method(
+            Err(error) if ends_the_run(py, &error) => return Err(error),
+            Err(error) => call_method(
                 &waiting.future.bind(py),
                 intern!(py, "set_exception"),
-                [error.bind(py)],
-            )?;
-        }
+                [error.into_value(py).bind(py).as_any()],
+            )?,
+        };
     }
     if watched {
         unwatch(owner, py, ticket, side)?;

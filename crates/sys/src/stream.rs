@@ -86,6 +86,13 @@ pub fn accept_from(fd: RawFd) -> io::Result<(OwnedFd, Option<Address>)> {
 #[cfg(not(target_vendor = "apple"))]
 const ACCEPTED: net::SocketFlags = net::SocketFlags::NONBLOCK.union(net::SocketFlags::CLOEXEC);
 
+/// Said together with a socket's type, makes a new object of it take the descriptor for non-blocking,
+/// as [`accept`]'s is; 0 where a type cannot say that.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub const NONBLOCKING: i32 = libc::SOCK_NONBLOCK;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub const NONBLOCKING: i32 = 0;
+
 /// Apple has no `accept4`.
 #[cfg(target_vendor = "apple")]
 fn prepared(connection: OwnedFd) -> io::Result<OwnedFd> {

@@ -13,10 +13,11 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyInt;
 use pyo3::{ffi, intern};
 use ropewalk_sys::address::{self, Address, INET, INET6, UNIX};
-use ropewalk_sys::stream;
+use ropewalk_sys::{datagram, stream};
 
-use super::operation::{Data, Operation, writable};
-use super::{begin, end, number, wait};
+use super::receive::{self, writable};
+use super::wish::{Data, Wish, send};
+use super::{end, number, unless_blocked, wait};
 use crate::address::numeric;
 use crate::call::{audit, borrowed, call_method};
 use crate::error::os_error;
@@ -99,27 +100,48 @@ fn size(value: Ref<'_, '_>) -> Option<usize> {
     }
 }
 
+/// What was received, or a future that says when to try again.
+#[inline]
+fn or_wait(
+    py: Python<'_>,
+    this: Ref<'_, '_>,
+    sock: Ref<'_, '_>,
+    fd: RawFd,
+    received: Option<Obj>,
+) -> Returned {
+    match received {
+        Some(received) => Ok(received.into_ptr()),
+        None => wait(py, this, sock, fd, Wish::Readable),
+    }
+}
+
 fn begin_recv(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let [sock, count] = values(py, given)?;
-    let (Some(fd), Some(count @ 1..)) = (plain(py, Loop::of(this), sock)?, size(count)) else {
+    let owner = Loop::of(this);
+    let (Some(fd), Some(count @ 1..)) = (plain(py, owner, sock)?, size(count)) else {
         return unusual(py);
     };
-    begin(py, this, sock, fd, Operation::Recv(count))
+    let received = receive::recv(py, owner, fd, count)?;
+    or_wait(py, this, sock, fd, received)
 }
 
 fn begin_recv_into(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let [sock, buffer] = values(py, given)?;
-    let (Some(fd), Ok(_)) = (plain(py, Loop::of(this), sock)?, writable(&buffer)) else {
+    let (Some(fd), Ok(view)) = (plain(py, Loop::of(this), sock)?, writable(&buffer)) else {
         return unusual(py);
     };
-    begin(py, this, sock, fd, Operation::RecvInto(keep(buffer)))
+    let received = receive::recv_into(py, fd, &view)?;
+    drop(view);
+    or_wait(py, this, sock, fd, received)
 }
 
 fn begin_recvfrom(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let [sock, count] = values(py, given)?;
-    match (plain(py, Loop::of(this), sock)?, size(count)) {
+    let owner = Loop::of(this);
+    match (plain(py, owner, sock)?, size(count)) {
         (Some(fd), Some(count)) if is_known(family(py, sock)?) => {
-            begin(py, this, sock, fd, Operation::RecvFrom(count))
+            let received = receive::recv_from(py, owner, fd, count)?;
+            or_wait(py, this, sock, fd, received)
         }
         _ => unusual(py),
     }
@@ -127,12 +149,28 @@ fn begin_recvfrom(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -
 
 fn begin_recvfrom_into(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let [sock, buffer, count] = values(py, given)?;
-    let room = writable(&buffer).map_or(0, |view| view.len_bytes());
-    match (plain(py, Loop::of(this), sock)?, size(count)) {
-        (Some(fd), Some(count)) if room > 0 && count <= room && is_known(family(py, sock)?) => {
+    let (Some(fd), Ok(view)) = (plain(py, Loop::of(this), sock)?, writable(&buffer)) else {
+        return unusual(py);
+    };
+    let room = view.len_bytes();
+    match size(count) {
+        Some(count) if room > 0 && count <= room && is_known(family(py, sock)?) => {
             let count = if count == 0 { room } else { count };
-            let operation = Operation::RecvFromInto(keep(buffer), count);
-            begin(py, this, sock, fd, operation)
+            let received = receive::recv_from_into(py, fd, &view, count)?;
+            drop(view);
+            or_wait(py, this, sock, fd, received)
+        }
+        _ => unusual(py),
+    }
+}
+
+fn begin_accept(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
+    let [sock] = values(py, given)?;
+    match plain(py, Loop::of(this), sock)? {
+        // The system's call blocks if the listening socket does.
+        Some(fd) if is_non_blocking(py, sock)? && is_known(family(py, sock)?) => {
+            let accepted = receive::accept(py, sock, fd)?;
+            or_wait(py, this, sock, fd, accepted)
         }
         _ => unusual(py),
     }
@@ -143,12 +181,16 @@ fn begin_sendall(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) ->
     let (Some(fd), Some(data)) = (plain(py, Loop::of(this), sock)?, Data::new(&data)) else {
         return unusual(py);
     };
-    begin(py, this, sock, fd, Operation::SendAll(data, 0))
+    let mut sent = 0;
+    if send(py, fd, data.bytes(py), &mut sent)? {
+        return heap::none(py);
+    }
+    wait(py, this, sock, fd, Wish::Sent(data, sent))
 }
 
 fn begin_sendto(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let [sock, data, address] = values(py, given)?;
-    let (Some(fd), Some(to), Some(_)) = (
+    let (Some(fd), Some(to), Some(data)) = (
         plain(py, Loop::of(this), sock)?,
         numeric(address),
         Data::new(&data),
@@ -163,17 +205,9 @@ fn begin_sendto(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> 
         return unusual(py);
     }
     audit(py, c"socket.sendto", sock, address)?;
-    begin(py, this, sock, fd, Operation::SendTo(keep(data), to))
-}
-
-fn begin_accept(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
-    let [sock] = values(py, given)?;
-    match plain(py, Loop::of(this), sock)? {
-        // The system's call blocks if the listening socket does.
-        Some(fd) if is_non_blocking(py, sock)? && is_known(family(py, sock)?) => {
-            begin(py, this, sock, fd, Operation::Accept(keep(sock)))
-        }
-        _ => unusual(py),
+    match unless_blocked(py, datagram::send_to(fd, data.bytes(py), &to))? {
+        Some(count) => Ok(count.into_pyobject(py)?.into_any().into_ptr()),
+        None => wait(py, this, sock, fd, Wish::Writable),
     }
 }
 
@@ -207,16 +241,11 @@ fn begin_connect(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) ->
     if is_near && address::peer(fd).is_ok() {
         return heap::none(py);
     }
-    let under_way = Operation::Connect(address.into());
-    wait(py, this, sock, fd, under_way)
+    wait(py, this, sock, fd, Wish::Connect(address.into()))
 }
 
 fn end_operation(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let [sock, future] = values(py, given)?;
     end(py, Loop::of(this), sock, future)?;
     heap::none(py)
-}
-
-fn keep(object: Ref<'_, '_>) -> Obj {
-    (&*object).into()
 }
