@@ -5,6 +5,7 @@
 //! `SelectorEventLoop`, whose private seams (`_add_reader`, `_make_socket_transport`, ...) these files fill.
 
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use pyo3::exceptions::PyRuntimeError;
@@ -20,6 +21,7 @@ use crate::flood::Flood;
 use crate::guard::Guarded;
 use crate::handle::{Call, Given, HandleRef};
 use crate::heap::{self, Arguments, Ref, Returned, method};
+use crate::names::{self, Answer, Lookups};
 use crate::object::Obj;
 use crate::offspring;
 use crate::shared::Shared;
@@ -45,6 +47,8 @@ pub(crate) enum Task {
     Accept(Obj),
     /// A socket that one of the loop's `sock_...` methods waits for, or once did, is ready.
     Socket(Ticket),
+    /// The resolver has answered.
+    Named(Arc<Answer>),
 }
 
 impl Task {
@@ -55,7 +59,7 @@ impl Task {
             Self::Io(transport) | Self::Start(transport) | Self::Lost(transport) => {
                 Some(transport.as_obj())
             }
-            Self::Socket(_) => None,
+            Self::Socket(_) | Self::Named(_) => None,
         }
     }
 }
@@ -67,6 +71,7 @@ pub(crate) struct Loop {
     reactor: Guarded<Option<Reactor<Task>>>,
     pub(crate) read_buffer: Guarded<ReadBuffer>,
     pub(crate) sockets: Guarded<Sockets>,
+    pub(crate) lookups: Guarded<Lookups>,
     closed: AtomicBool,
     debug: AtomicBool,
     /// Who has put a `time` in the place of the loop's own: [`BY_CLASS`], [`BY_INSTANCE`].
@@ -258,6 +263,7 @@ impl Loop {
             reactor: Guarded::new(Some(reactor)),
             read_buffer: Guarded::new(ReadBuffer::new()),
             sockets: Guarded::new(Sockets::default()),
+            lookups: Guarded::new(Lookups::default()),
             closed: AtomicBool::new(false),
             debug: AtomicBool::new(false),
             clock: AtomicU8::new(0),
@@ -447,6 +453,13 @@ impl Loop {
                     .try_for_each(|object| visit.call(object.as_py()))
             })
             .unwrap_or(Ok(()))?;
+        self.lookups
+            .try_look(|lookups| {
+                lookups
+                    .objects()
+                    .try_for_each(|object| visit.call(object.as_py()))
+            })
+            .unwrap_or(Ok(()))?;
         self.reactor
             .try_look(|reactor| {
                 let Some(reactor) = reactor else {
@@ -467,6 +480,8 @@ impl Loop {
         drop(tasks);
         let sockets = self.sockets.with(py, std::mem::take);
         drop(sockets);
+        let lookups = self.lookups.with(py, std::mem::take);
+        drop(lookups);
     }
 }
 
@@ -475,6 +490,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Loop>()?;
     let class = module.py().get_type::<Loop>();
     heap::add_methods(&class, sock::methods())?;
+    heap::add_methods(&class, names::methods())?;
     heap::add_methods(
         &class,
         vec![

@@ -2,7 +2,7 @@
 //!
 //! The only crate that knows Python. `heap`, `object`, `guard` and `call` are the ground: raw types, owned
 //! references, locks, calls. On it stand `handle`, `eventloop` (with `turn` and `watch`) and the sockets,
-//! `transport`, `listener` and `sock`. `python/ropewalk/asyncio` is the face in front of it.
+//! `transport`, `listener` and `sock`; `names` asks the resolver. `python/ropewalk/asyncio` is the face in front of it.
 
 mod address;
 mod call;
@@ -13,6 +13,7 @@ mod guard;
 mod handle;
 mod heap;
 mod listener;
+mod names;
 mod object;
 mod offspring;
 mod shared;

@@ -53,7 +53,8 @@ pub(crate) use self::methods::methods;
 use self::wish::Wish;
 use crate::call::{call_method, ends_the_run};
 use crate::error::os_error;
-use crate::eventloop::{Loop, Task, create_future};
+use crate::eventloop::{Loop, Task};
+use crate::offspring::create_future;
 use crate::heap::{Ref, Returned};
 use crate::object::Obj;
 

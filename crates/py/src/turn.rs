@@ -19,7 +19,7 @@ use crate::call::{call_method, ends_the_run};
 use crate::error::os_error;
 use crate::eventloop::{Loop, Task, nanoseconds, this_thread};
 use crate::object::Obj;
-use crate::{listener, sock, transport};
+use crate::{listener, names, sock, transport};
 
 /// Gives the loop back when its run ends, however it ends.
 struct Running<'a>(&'a Loop);
@@ -128,6 +128,7 @@ fn run_job(slf: &Bound<'_, Loop>, job: Job<Task>) -> PyResult<()> {
         Task::Start(transport) => transport::start(slf, &transport),
         Task::Lost(transport) => transport::lost(slf, &transport),
         Task::Accept(socket) => listener::accept(slf, &socket),
+        Task::Named(answer) => names::answered(slf, &answer),
         Task::Socket(ticket) => sock::ready(slf, ticket, job.readiness),
     }
 }

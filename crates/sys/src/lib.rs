@@ -9,6 +9,7 @@
 //! | [`poller`] | which descriptors are ready, over epoll or kqueue |
 //! | [`waker`] | end another thread's wait |
 //! | [`address`] | the two ends of a socket, as values |
+//! | [`names`] | addresses of names, by the system's resolver |
 //! | [`stream`] | non-blocking socket calls on raw descriptors, without allocation |
 //! | [`datagram`] | the same where each message has an address |
 //! | [`child`] | a descriptor that tells the end of a process, and reaping |
@@ -37,6 +38,7 @@ pub mod datagram;
 mod fd;
 pub mod fork;
 pub mod library;
+pub mod names;
 pub mod poller;
 pub mod stream;
 pub mod waker;

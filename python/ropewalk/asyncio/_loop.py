@@ -35,6 +35,7 @@ from typing import Any
 from ropewalk import _core
 from ropewalk.asyncio import _streams  # noqa: F401  # tells the core the stream classes
 from ropewalk.asyncio._tls import TLSProtocol, factory_of_accepted, start_tls
+from ropewalk.asyncio._names import NameMethods
 from ropewalk.asyncio._sock import SocketMethods
 from ropewalk.asyncio._transport import SocketTransport
 
@@ -90,7 +91,7 @@ class _Ready:
         """Nothing to clear: ``_core.Loop._close`` empties the queue."""
 
 
-class EventLoop(_core.Loop, SocketMethods, _Base):  # type: ignore[misc]
+class EventLoop(_core.Loop, SocketMethods, NameMethods, _Base):  # type: ignore[misc]
     """An asyncio event loop on the Rust reactor.
 
     Everything that https://docs.python.org/3/library/asyncio-eventloop.html says of an event loop on Unix
@@ -403,7 +404,7 @@ class EventLoop(_core.Loop, SocketMethods, _Base):  # type: ignore[misc]
     def _log_transport_error(self, transport: Any, message: str, error: BaseException) -> None:
         logger.debug("%r: %s", transport, message, exc_info=error)
 
-    # Datagrams and names -------------------------------------------------------------------------------------
+    # Datagrams -------------------------------------------------------------------------------------
 
     def _make_datagram_transport(
         self, sock: Any, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
@@ -412,14 +413,6 @@ class EventLoop(_core.Loop, SocketMethods, _Base):  # type: ignore[misc]
             return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
         self._ensure_fd_no_transport(sock)
         return _DatagramTransport(self, sock, protocol, address, waiter, extra)
-
-    async def getaddrinfo(
-        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
-    ) -> Any:
-        """``socket.getaddrinfo`` without blocking: a numeric address at once, a name in the default executor."""
-        if not self._debug and isinstance(port, int | None) and _is_numeric(host):
-            return socket.getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
-        return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
 
     # Child processes ---------------------------------------------------------------------------------------
 
@@ -481,18 +474,6 @@ class EventLoop(_core.Loop, SocketMethods, _Base):  # type: ignore[misc]
             self.call_soon_threadsafe(transport._process_exited, status)
         except RuntimeError:
             logger.warning("Loop %r that handles pid %r is closed", self, pid)
-
-
-def _is_numeric(host: Any) -> bool:
-    """Whether the host is an IPv4 or IPv6 address in numbers, which no name server is asked for."""
-    if not isinstance(host, str):
-        return False
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.inet_pton(family, host)
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _watcher_is_ours_to_replace() -> bool:
