@@ -25,9 +25,10 @@ use ropewalk_sys::names::{self, Failure, Found, Query};
 use crate::address;
 use crate::call::{borrowed, call_method};
 use crate::error::os_error;
-use crate::eventloop::{Loop, Task, create_future};
+use crate::eventloop::{Loop, Task};
 use crate::heap::{Arguments, Ref, Returned, method};
 use crate::object::Obj;
+use crate::offspring::create_future;
 
 /// How long a thread waits for another lookup.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -54,9 +54,9 @@ use self::wish::Wish;
 use crate::call::{call_method, ends_the_run};
 use crate::error::os_error;
 use crate::eventloop::{Loop, Task};
-use crate::offspring::create_future;
 use crate::heap::{Ref, Returned};
 use crate::object::Obj;
+use crate::offspring::create_future;
 
 /// After so many edges in a row for which nobody waited, a registration is given up.
 const UNHEARD: u8 = 8;

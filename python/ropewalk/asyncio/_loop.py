@@ -34,9 +34,9 @@ from typing import Any
 
 from ropewalk import _core
 from ropewalk.asyncio import _streams  # noqa: F401  # tells the core the stream classes
-from ropewalk.asyncio._tls import TLSProtocol, factory_of_accepted, start_tls
 from ropewalk.asyncio._names import NameMethods
 from ropewalk.asyncio._sock import SocketMethods
+from ropewalk.asyncio._tls import TLSProtocol, factory_of_accepted, start_tls
 from ropewalk.asyncio._transport import SocketTransport
 
 _Base: Any = asyncio.SelectorEventLoop
