@@ -188,27 +188,13 @@ impl Loop {
         result.map_err(|error| os_error(py, &error))
     }
 
-    /// Calls `f` while `handle`, named by its address, does not run in another thread.
-    pub(crate) fn while_idle<R>(
-        &self,
-        py: Python<'_>,
-        handle: usize,
-        f: impl FnOnce() -> R,
-    ) -> PyResult<R> {
-        if self.runner.load(Ordering::Acquire) == this_thread() {
-            return Ok(f());
-        }
-        let mut call = Some(f);
-        loop {
-            let idle = self
-                .shared
-                .is_idle(handle, || call.take().map(|call| call()));
-            if let Some(Some(answer)) = idle {
-                return Ok(answer);
-            }
+    /// Waits until `handle`, named by its address, does not run in another thread.
+    pub(crate) fn outlast(&self, py: Python<'_>, handle: usize) -> PyResult<()> {
+        while self.shared.runs(handle) && self.runner.load(Ordering::Acquire) != this_thread() {
             py.detach(|| self.shared.wait(handle));
             py.check_signals()?;
         }
+        Ok(())
     }
 
     /// Puts a task in the ready queue from whichever thread this is.

@@ -252,11 +252,11 @@ impl HandleRef {
         self.run(py)
     }
 
-    /// Calls `f`, from another thread not before the callback has returned.
-    fn while_it_does_not_run<R>(&self, py: Python<'_>, f: impl FnOnce() -> R) -> PyResult<R> {
+    /// Waits, in another thread, until a callback that has begun has returned.
+    fn outlast(&self, py: Python<'_>) -> PyResult<()> {
         match self.body(py, |body| body.owner.clone()) {
-            Some(owner) => Loop::from_obj(py, &owner).while_idle(py, self.0.as_ptr() as usize, f),
-            None => Ok(f()),
+            Some(owner) => Loop::from_obj(py, &owner).outlast(py, self.0.as_ptr() as usize),
+            None => Ok(()),
         }
     }
 
@@ -270,16 +270,12 @@ impl HandleRef {
         }
     }
 
-    /// Cancels the handle and hands out what it held, to be dropped where Python code may run. `None` if it is
-    /// cancelled already.
+    /// Cancels the handle and hands out what it held, to be dropped where Python code may run.
     fn mark_cancelled(&self, py: Python<'_>) -> Option<Taken> {
         self.body(py, |body| {
-            if body.cancelled {
-                return None;
-            }
             body.cancelled = true;
             Some(Taken {
-                _callback: body.callback.take(),
+                _callback: body.callback.take()?,
                 _args: std::mem::replace(&mut body.args, Args::None),
                 timer: body.timer.take(),
                 owner: body.owner.clone(),
@@ -290,7 +286,7 @@ impl HandleRef {
 
 /// What a cancelled handle held.
 struct Taken {
-    _callback: Option<Obj>,
+    _callback: Obj,
     _args: Args,
     timer: Option<TimerKey>,
     owner: Option<Obj>,
@@ -397,21 +393,24 @@ fn cancelled(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     heap::boolean(py, on(this, |handle| handle.is_cancelled(py)))
 }
 
+/// From another thread not before a callback that has begun has returned: until then it is the handle's, for what
+/// goes wrong is told of the handle.
 fn cancel_shared(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     let taken = on(this, |handle| {
-        handle.while_it_does_not_run(py, || handle.mark_cancelled(py))
+        handle.body(py, |body| body.cancelled = true);
+        handle.outlast(py)?;
+        PyResult::Ok(handle.mark_cancelled(py))
     })?;
     drop(taken);
     heap::none(py)
 }
 
 fn cancelled_shared(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
-    heap::boolean(
-        py,
-        on(this, |handle| {
-            handle.while_it_does_not_run(py, || handle.is_cancelled(py))
-        })?,
-    )
+    let cancelled = on(this, |handle| {
+        handle.outlast(py)?;
+        PyResult::Ok(handle.is_cancelled(py))
+    })?;
+    heap::boolean(py, cancelled)
 }
 
 fn object(

@@ -4,11 +4,18 @@
 //! thread, until a callback that has begun is done. A loop runs one callback at a time, so one place per loop
 //! is enough, and handles need no lock of their own.
 //!
-//! The place is written under its lock before the handle looks whether it is cancelled, and another thread
-//! cancels with the lock held: so either it finds the callback running and waits, or the callback finds
-//! itself cancelled. The lock is held over no Python code.
+//! The loop writes the place before it looks whether the handle is cancelled; another thread cancels before it
+//! looks at the place. Cancelling and looking at a handle exclude each other (by the GIL, or by the handle's
+//! critical section), and order what was written before: so either the loop finds the handle cancelled, or the
+//! other thread finds it running and waits.
+//!
+//! The end is told to those who wait by a condition variable. The loop empties the place and then looks for
+//! waiters; a waiter counts itself and then looks at the place. All four are sequentially consistent, so one of
+//! them sees the other; and the waiter holds the lock from before its look until it waits, so it is not told in
+//! between. Nothing is locked for a callback that nobody waits for.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How often one who waits looks for signals.
@@ -16,55 +23,53 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 pub(crate) struct Shared {
-    place: Mutex<Place>,
-    idle: Condvar,
-}
-
-#[derive(Default)]
-struct Place {
     /// The running handle's address, or 0.
-    running: usize,
-    /// Threads that wait for it. Telling nobody would be a system call for each callback.
-    waiting: usize,
+    running: AtomicUsize,
+    /// Threads that wait for it to be another.
+    waiting: AtomicUsize,
+    lock: Mutex<()>,
+    idle: Condvar,
 }
 
 /// The handle runs as long as this lives.
 pub(crate) struct Entered<'a>(&'a Shared);
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Place> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+    #[inline]
     pub(crate) fn enter(&self, handle: usize) -> Entered<'_> {
-        self.lock().running = handle;
+        self.running.store(handle, Ordering::Release);
         Entered(self)
     }
 
-    /// Calls `f` with the place locked, if `handle` does not run now.
-    pub(crate) fn is_idle<R>(&self, handle: usize, f: impl FnOnce() -> R) -> Option<R> {
-        let place = self.lock();
-        (place.running != handle).then(f)
+    #[inline]
+    pub(crate) fn runs(&self, handle: usize) -> bool {
+        self.running.load(Ordering::SeqCst) == handle
     }
 
     /// Waits a while for `handle` to be done.
     pub(crate) fn wait(&self, handle: usize) {
-        let mut place = self.lock();
-        place.waiting += 1;
-        let (mut place, _) = self
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let waited = self
             .idle
-            .wait_timeout_while(place, PATIENCE, |place| place.running == handle)
-            .unwrap_or_else(PoisonError::into_inner);
-        place.waiting -= 1;
+            .wait_timeout_while(lock, PATIENCE, |()| self.runs(handle));
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    #[cold]
+    fn tell(&self) {
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+        self.idle.notify_all();
     }
 }
 
 impl Drop for Entered<'_> {
+    #[inline]
     fn drop(&mut self) {
-        let mut place = self.0.lock();
-        place.running = 0;
-        if place.waiting > 0 {
-            self.0.idle.notify_all();
+        self.0.running.store(0, Ordering::SeqCst);
+        if self.0.waiting.load(Ordering::SeqCst) > 0 {
+            self.0.tell();
         }
     }
 }

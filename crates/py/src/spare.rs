@@ -12,7 +12,7 @@ use crate::guard::Guarded;
 use crate::heap::RawType;
 
 #[cfg(not(Py_GIL_DISABLED))]
-const MOST: usize = 256;
+const MOST: usize = 1024;
 
 /// An object without references, of the type it is kept under.
 #[cfg(not(Py_GIL_DISABLED))]
