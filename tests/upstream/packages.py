@@ -150,6 +150,8 @@ class Runner:
         command += [f"--timeout={PER_TEST}", *suite.arguments, *files]
         env = {**os.environ, "LOOP_RESULTS": json.dumps(wishes), "PYTHONPATH": str(HERE / "plugins")}
         env |= {"PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1", "TERM": "dumb"}
+        # Tests start the commands that the environment has.
+        env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         place = self.fetch(suite)
         with log.open("wb") as output:
             child = self.start(command, cwd=place, env=env, stdout=output, stderr=subprocess.STDOUT)
