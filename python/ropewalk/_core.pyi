@@ -5,6 +5,7 @@ import contextvars
 import socket
 import sys
 from asyncio.transports import _FlowControlMixin
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar, final
 
@@ -20,6 +21,8 @@ __all__ = [
     "StreamCall",
     "StreamTransport",
     "TimerHandle",
+    "Tls",
+    "TlsTransport",
     "__version__",
     "_async_method",
     "_complete_streams",
@@ -171,3 +174,33 @@ class StreamCall(Coroutine[asyncio.Future[None], object, bytes]):
 def _async_method(wrapped: _F) -> _F: ...
 def _complete_streams(reader: type, writer: type) -> None: ...
 def _set_stream_classes(protocol: type, adopt: Callable[[Any], bool]) -> None: ...
+
+@disjoint_base
+class Tls:
+    """The native half of a TLS connection's protocol."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Tls: ...
+    _state: Any
+    _app_protocol: asyncio.BaseProtocol | None
+    _transport: asyncio.BaseTransport | None
+    _write_backlog: deque[Any]
+    _write_buffer_size: int
+    _app_reading_paused: bool
+    _app_writing_paused: bool
+    _ssl_reading_paused: bool
+    _ssl_writing_paused: bool
+    _outgoing_high_water: int
+    _outgoing_low_water: int
+    _incoming_high_water: int
+    _incoming_low_water: int
+    @property
+    def _engine(self) -> str | None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+    def _do_read(self) -> None: ...
+    def _do_write(self) -> None: ...
+    def _make_app_transport(self, class_: type[TlsTransport], /) -> Any: ...
+
+@disjoint_base
+class TlsTransport(_FlowControlMixin):
+    """The transport of a TLS connection."""

@@ -24,7 +24,11 @@ from ropewalk import _core
 _BUFFER = 32 * 1024
 
 
-class TLSTransport(_core.TlsTransport, asyncio.sslproto._SSLProtocolTransport):  # type: ignore[name-defined,misc]
+_Protocol: Any = asyncio.sslproto.SSLProtocol
+_Transport: Any = asyncio.sslproto._SSLProtocolTransport
+
+
+class TLSTransport(_core.TlsTransport, _Transport):  # type: ignore[misc]
     """The transport of a TLS connection; made by the event loop.
 
     The contract is ``asyncio.Transport``'s: https://docs.python.org/3/library/asyncio-protocol.html#transports.
@@ -32,8 +36,12 @@ class TLSTransport(_core.TlsTransport, asyncio.sslproto._SSLProtocolTransport): 
     """
 
 
-class TLSProtocol(_core.Tls, asyncio.sslproto.SSLProtocol):
+class TLSProtocol(_core.Tls, _Protocol):  # type: ignore[misc]
     """Between a transport and a program's protocol: TLS."""
+
+    _app_transport: Any
+    _app_transport_created: bool
+    _ssl_buffer: bytearray
 
     # No buffer until somebody wants one: our own transport never does.
     max_size = 0
@@ -63,12 +71,12 @@ class TLSProtocol(_core.Tls, asyncio.sslproto.SSLProtocol):
 
     def _do_flush(self) -> None:
         self._do_write()  # what was written before close() goes out before close_notify does
-        super()._do_flush()  # type: ignore[misc]
+        super()._do_flush()
 
     def _on_shutdown_complete(self, shutdown_exc: BaseException | None) -> None:
         if shutdown_exc is None:
             self._do_write()  # the transport below is about to close, and sends what it was given by then
-        super()._on_shutdown_complete(shutdown_exc)  # type: ignore[misc]
+        super()._on_shutdown_complete(shutdown_exc)
 
     def _complain(self, message: str, error: BaseException) -> None:
         self._loop.call_exception_handler(
