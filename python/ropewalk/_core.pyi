@@ -204,3 +204,5 @@ class Tls:
 @disjoint_base
 class TlsTransport(_FlowControlMixin):
     """The transport of a TLS connection."""
+
+    _ssl_protocol: Any

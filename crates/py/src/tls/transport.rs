@@ -5,13 +5,14 @@
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
 
-use pyo3::exceptions::{PyImportError, PyRuntimeError, PyTypeError};
-use pyo3::ffi;
+use pyo3::exceptions::{PyImportError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyType};
+use pyo3::{Borrowed, ffi};
 
 use super::send::{self, contiguous};
 use super::{Lower, Phase, RECORD, Tls};
+use crate::guard::Guarded;
 use crate::heap::{self, Plan, RawType, Ref, Returned, method};
 use crate::object::Obj;
 
@@ -21,8 +22,8 @@ const HEADER: usize = 80;
 #[repr(C)]
 struct TransportObject {
     header: [u64; HEADER / 8],
-    /// A `Tls`; NULL until the transport is made, which is before anybody sees it, and when it is taken apart.
-    protocol: Option<Obj>,
+    /// A `Tls`, until the second `close()`. Boxed: NULL until the transport is made, which is before anybody sees it.
+    protocol: Option<Box<Guarded<Option<Obj>>>>,
 }
 
 static CLASS: OnceLock<RawType> = OnceLock::new();
@@ -47,7 +48,13 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
                 method!(c"write", c"write($self, data)\n--\n\nEncrypt and send data, a bytes, bytearray or memoryview, without waiting: what there is no room for is buffered.\n\nRaises TypeError for other types.", one "data", write),
                 method!(c"writelines", c"writelines($self, list_of_data)\n--\n\nEncrypt and send several pieces of data, in order, as write() does.", one "list_of_data", writelines),
             ],
-            getters: vec![],
+            getters: vec![ffi::PyGetSetDef {
+                name: c"_ssl_protocol".as_ptr(),
+                get: Some(get_protocol),
+                set: Some(set_protocol),
+                doc: std::ptr::null(),
+                closure: std::ptr::null_mut(),
+            }],
             dealloc,
             traverse,
             clear,
@@ -72,20 +79,64 @@ pub(super) fn make(protocol: &Bound<'_, Tls>, class: &Bound<'_, PyType>) -> PyRe
     unsafe {
         let object = ffi::PyType_GenericAlloc(class.as_type_ptr(), 0);
         let object = Obj::from_owned(object).ok_or_else(|| PyErr::fetch(py))?;
-        (*object.as_ptr().cast::<TransportObject>()).protocol = Some(protocol.as_any().into());
+        let protocol = Guarded::new(Some(protocol.as_any().into()));
+        (*object.as_ptr().cast::<TransportObject>()).protocol = Some(Box::new(protocol));
         Ok(object)
     }
 }
 
-/// The protocol of the transport that a method was called on.
+/// The protocol of the transport that a method was called on; `None` once it was let go.
 #[inline]
-fn protocol<'py>(py: Python<'py>, object: Ref<'_, 'py>) -> PyResult<Bound<'py, Tls>> {
-    // SAFETY: CPython checked the type before it called the method; the reference is to a `Tls` by construction.
+fn protocol<'py>(py: Python<'py>, object: Ref<'_, 'py>) -> Option<Bound<'py, Tls>> {
+    // SAFETY: CPython checked the type before it called the method; the box stays as long as the object.
+    let place = unsafe {
+        (*object.as_ptr().cast::<TransportObject>())
+            .protocol
+            .as_deref()
+    }?;
+    let protocol = place.with(py, |protocol| protocol.clone())?;
+    // SAFETY: it is a `Tls`, as `make` and `set_protocol` have seen to.
+    Some(unsafe { protocol.into_bound(py).cast_into_unchecked() })
+}
+
+unsafe extern "C" fn get_protocol(
+    object: *mut ffi::PyObject,
+    _: *mut c_void,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython on a live object.
     unsafe {
-        match &(*object.as_ptr().cast::<TransportObject>()).protocol {
-            Some(protocol) => Ok(protocol.clone().into_bound(py).cast_into_unchecked()),
-            None => Err(PyRuntimeError::new_err("the transport was never connected")),
+        heap::door(|py| match protocol(py, Borrowed::from_ptr(py, object)) {
+            Some(protocol) => Ok(protocol.into_ptr()),
+            None => heap::none(py),
+        })
+    }
+}
+
+/// CPython's transport lets go of its protocol in the second `close()`, lest a cycle keep both alive.
+unsafe extern "C" fn set_protocol(
+    object: *mut ffi::PyObject,
+    value: *mut ffi::PyObject,
+    _: *mut c_void,
+) -> c_int {
+    // SAFETY: called by CPython on live objects, or with NULL to delete.
+    unsafe {
+        let done = heap::door(|py| {
+            let value = Bound::from_borrowed_ptr_or_opt(py, value).filter(|value| !value.is_none());
+            let protocol = match value {
+                Some(value) => Some(Obj::from(value.cast_into::<Tls>()?)),
+                None => None,
+            };
+            if let Some(place) = (*object.cast::<TransportObject>()).protocol.as_deref() {
+                let old = place.with(py, |place| std::mem::replace(place, protocol));
+                drop(old);
+            }
+            heap::none(py)
+        });
+        if done.is_null() {
+            return -1;
         }
+        ffi::Py_DECREF(done);
+        0
     }
 }
 
@@ -98,9 +149,11 @@ pub(crate) fn flows(object: Ref<'_, '_>) -> Option<bool> {
         return None;
     }
     let py = object.py();
-    let lower = protocol(py, object).ok()?.get().with(py, |state| {
-        let up = state.phase == Phase::Wrapped && !state.app_writing_paused;
-        up.then(|| state.lower.clone())
+    let lower = protocol(py, object).and_then(|protocol| {
+        protocol.get().with(py, |state| {
+            let up = state.phase == Phase::Wrapped && !state.app_writing_paused;
+            up.then(|| state.lower.clone())
+        })
     });
     Some(match lower {
         Some(Lower::Native(lower)) => lower.is_open(py),
@@ -109,8 +162,11 @@ pub(crate) fn flows(object: Ref<'_, '_>) -> Option<bool> {
 }
 
 fn write(py: Python<'_>, object: Ref<'_, '_>, data: Ref<'_, '_>) -> Returned {
-    let protocol = protocol(py, object)?;
     let data: &Bound<'_, PyAny> = &data;
+    let Some(protocol) = protocol(py, object) else {
+        // Closed, and closed again: like any other write to a closed connection.
+        return heap::none(py);
+    };
     if let Ok(bytes) = data.cast_exact::<PyBytes>() {
         if !bytes.as_bytes().is_empty() {
             send::write(&protocol, data, bytes.as_bytes())?;
@@ -134,7 +190,9 @@ fn write(py: Python<'_>, object: Ref<'_, '_>, data: Ref<'_, '_>) -> Returned {
 
 /// Pieces that fit into a record go as one record: each costs its own, and its own system call.
 fn writelines(py: Python<'_>, object: Ref<'_, '_>, lines: Ref<'_, '_>) -> Returned {
-    let protocol = protocol(py, object)?;
+    let Some(protocol) = protocol(py, object) else {
+        return heap::none(py);
+    };
     let mut gathered: Vec<u8> = Vec::new();
     for line in lines.try_iter()? {
         let line = line?;
@@ -191,15 +249,22 @@ unsafe extern "C" fn traverse(
         if answer != 0 {
             return answer;
         }
-        let protocol = (*object.cast::<TransportObject>()).protocol.as_ref();
-        heap::visit_object(protocol, visit, arg)
+        let Some(place) = (*object.cast::<TransportObject>()).protocol.as_deref() else {
+            return 0;
+        };
+        place
+            .try_look(|protocol| heap::visit_object(protocol.as_ref(), visit, arg))
+            .unwrap_or(0)
     }
 }
 
 unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
     // SAFETY: the collector clears an unreachable but live object, attached.
     unsafe {
-        drop((*object.cast::<TransportObject>()).protocol.take());
+        if let Some(place) = (*object.cast::<TransportObject>()).protocol.as_deref() {
+            let protocol = place.with(Python::assume_attached(), Option::take);
+            drop(protocol);
+        }
         if let Some(raw) = CLASS.get() {
             raw.clear_slots(object);
         }
