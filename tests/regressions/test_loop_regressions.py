@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import threading
+import warnings
 from fractions import Fraction
 from typing import Any
 from unittest import mock
@@ -429,3 +430,14 @@ def test_the_last_signal_handler_does_not_take_the_runs_wake_up_with_it() -> Non
     before, after = ropewalk.run(main())
     assert before == after != -1
     assert wakeup_fd() == -1
+
+
+def test_starting_a_child_leaves_the_warning_filters_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the process's: of two threads that hush a warning at once, one puts back what the other has set."""
+
+    async def main() -> None:
+        child = await asyncio.create_subprocess_exec("/bin/true")
+        assert await child.wait() == 0
+
+    monkeypatch.setattr(warnings, "catch_warnings", None)
+    ropewalk.run(main())

@@ -482,9 +482,17 @@ def _watcher_is_ours_to_replace() -> bool:
     A pidfd does what each of those does. A watcher of the program's own, or one that is not active (which is an
     error), is asyncio's code's business.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        watcher = asyncio.get_child_watcher()
+    policy: Any = asyncio.get_event_loop_policy()
+    default: Any = asyncio.unix_events._UnixDefaultEventLoopPolicy
+    if type(policy).get_child_watcher is default.get_child_watcher:
+        # Not by the method: it warns, and to hush that changes the filters under other threads' feet.
+        watcher = policy._watcher
+        if watcher is None:  # the one that would be made now is
+            return True
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            watcher = asyncio.get_child_watcher()
     return type(watcher).__module__ == "asyncio.unix_events" and watcher.is_active()
 
 
