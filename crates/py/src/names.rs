@@ -5,7 +5,8 @@
 //! Python, so a thread of ours asks it and sends the loop what it says, and the loop makes objects of it.
 //!
 //! Threads are started as lookups wait for one, up to as many as asyncio's executor has, and end when they have had
-//! nothing to do for a while. They are never waited for: a name server that does not answer delays no exit.
+//! nothing to do for a while, or when the loop is closed. They are never waited for: a name server that does not
+//! answer delays no exit.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -53,13 +54,13 @@ pub(crate) struct Answer {
 struct Desk {
     state: Mutex<State>,
     arrived: Condvar,
-    answers: Remote<Task>,
     /// `fork::generation()` of the process whose threads these are.
     generation: u64,
 }
 
-#[derive(Default)]
 struct State {
+    /// Where answers go; `None` once the loop is closed, whose descriptors a slow lookup must not keep.
+    answers: Option<Remote<Task>>,
     queue: VecDeque<(u64, Query)>,
     threads: usize,
     idle: usize,
@@ -69,6 +70,23 @@ impl Lookups {
     /// The futures, for the garbage collector.
     pub(crate) fn objects(&self) -> impl Iterator<Item = &Obj> {
         self.waiting.values()
+    }
+}
+
+impl Drop for Lookups {
+    fn drop(&mut self) {
+        let Some(desk) = self.desk.take() else { return };
+        // A forked child's copy may be locked by a thread that is not there.
+        let state = if desk.generation == fork::generation() {
+            Some(desk.lock())
+        } else {
+            desk.state.try_lock().ok()
+        };
+        if let Some(mut state) = state {
+            state.answers = None;
+            state.queue.clear();
+        }
+        desk.arrived.notify_all();
     }
 }
 
@@ -112,18 +130,22 @@ impl Desk {
                 drop(state);
                 let found = names::look_up(&query);
                 let answer = Task::Named(Arc::new(Answer { serial, found }));
-                // Of a closed loop nobody wants to know.
-                drop(self.answers.push(answer));
                 state = self.lock();
+                if let Some(answers) = &state.answers {
+                    // Of a closed loop nobody wants to know.
+                    drop(answers.push(answer));
+                }
             }
             state.idle += 1;
             let (woken, waited) = self
                 .arrived
-                .wait_timeout_while(state, PATIENCE, |state| state.queue.is_empty())
+                .wait_timeout_while(state, PATIENCE, |state| {
+                    state.queue.is_empty() && state.answers.is_some()
+                })
                 .unwrap_or_else(PoisonError::into_inner);
             state = woken;
             state.idle -= 1;
-            if waited.timed_out() && state.queue.is_empty() {
+            if state.queue.is_empty() && (waited.timed_out() || state.answers.is_none()) {
                 state.threads -= 1;
                 return;
             }
@@ -201,9 +223,13 @@ fn desk(py: Python<'_>, owner: &Loop) -> PyResult<(Arc<Desk>, u64)> {
             Some(desk) if desk.generation == generation => desk,
             // A forked child has none of its parent's threads.
             _ => Arc::new(Desk {
-                state: Mutex::default(),
+                state: Mutex::new(State {
+                    answers: Some(answers),
+                    queue: VecDeque::new(),
+                    threads: 0,
+                    idle: 0,
+                }),
                 arrived: Condvar::new(),
-                answers,
                 generation,
             }),
         };

@@ -345,9 +345,11 @@ fn perform(slf: &Bound<'_, Loop>, ticket: Ticket, side: Side) -> PyResult<bool> 
         return Ok(false);
     };
     let done = call_method(&waiting.future.bind(py), intern!(py, "done"), [])?.is_truthy()?;
-    // A socket that is closed by now has nothing to tell, and its number may be another's.
-    if !done && number(py, waiting.sock.bind(py))? == ticket.fd {
-        match waiting.wish.attempt(py, ticket.fd) {
+    if !done {
+        // A socket that is closed by now says -1, of which the system says that it is no descriptor. What had its
+        // number may be another's.
+        let fd = number(py, waiting.sock.bind(py))?;
+        match waiting.wish.attempt(py, fd) {
             Ok(true) => call_method(
                 &waiting.future.bind(py),
                 intern!(py, "set_result"),

@@ -42,7 +42,8 @@ impl From<SocketAddrAny> for Address {
             return Self::Other;
         };
         #[cfg(any(target_os = "linux", target_os = "android"))]
-        if let Some(name) = address.abstract_name() {
+        // rustix 1.1 takes an unnamed socket's address for an abstract one without a name.
+        if let Some(name) = address.abstract_name().filter(|name| !name.is_empty()) {
             return Self::Abstract(name.to_vec());
         }
         Self::Unix(
