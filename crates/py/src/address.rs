@@ -33,6 +33,25 @@ pub(crate) fn to_python(py: Python<'_>, address: Option<Address>) -> PyResult<Py
     }
 }
 
+/// `(family, address)` of a host and a port in numbers, or `None`.
+#[pyfunction]
+#[pyo3(signature = (host, port, /))]
+pub(crate) fn numeric_address<'py>(
+    host: &Bound<'py, PyAny>,
+    port: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    let py = host.py();
+    let pair = PyTuple::new(py, [host, port])?;
+    Ok(match numeric(pair.as_any().as_borrowed()) {
+        Some(Address::V4(_)) => Some((address::INET, pair).into_pyobject(py)?),
+        Some(Address::V6(_)) => {
+            let whole = (host, port, 0, 0).into_pyobject(py)?;
+            Some((address::INET6, whole).into_pyobject(py)?)
+        }
+        _ => None,
+    })
+}
+
 /// The address that a tuple names in numbers: `(host, port)`, for IPv6 also with flow information and scope.
 pub(crate) fn numeric(address: Ref<'_, '_>) -> Option<Address> {
     let address = address.cast_exact::<PyTuple>().ok()?;

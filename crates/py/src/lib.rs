@@ -2,10 +2,12 @@
 //!
 //! The only crate that knows Python. `heap`, `object`, `guard` and `call` are the ground: raw types, owned
 //! references, locks, calls. On it stand `handle`, `eventloop` (with `turn` and `watch`) and the sockets,
-//! `transport`, `listener` and `sock`; `names` asks the resolver. `python/ropewalk/asyncio` is the face in front of it.
+//! `transport`, `listener`, `datagram` and `sock`; `names` asks the resolver. `python/ropewalk/asyncio` is the face in
+//! front of it.
 
 mod address;
 mod call;
+mod datagram;
 mod error;
 mod eventloop;
 mod flood;
@@ -30,9 +32,11 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_function(wrap_pyfunction!(address::numeric_address, module)?)?;
     handle::register(module)?;
     transport::register(module)?;
     stream::register(module)?;
     tls::register(module)?;
+    datagram::register(module)?;
     eventloop::register(module)
 }

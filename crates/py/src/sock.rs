@@ -39,7 +39,7 @@
 
 mod methods;
 mod receive;
-mod wish;
+pub(crate) mod wish;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -163,7 +163,7 @@ fn number(py: Python<'_>, sock: Ref<'_, '_>) -> PyResult<RawFd> {
 
 /// `None` where the system says that it would block.
 #[inline]
-fn unless_blocked<T>(py: Python<'_>, result: io::Result<T>) -> PyResult<Option<T>> {
+pub(crate) fn unless_blocked<T>(py: Python<'_>, result: io::Result<T>) -> PyResult<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),

@@ -24,7 +24,6 @@ import errno
 import os
 import selectors
 import signal
-import socket
 import sys
 import threading
 import warnings
@@ -34,6 +33,8 @@ from typing import Any
 
 from ropewalk import _core
 from ropewalk.asyncio import _streams  # noqa: F401  # tells the core the stream classes
+from ropewalk.asyncio._connect import ConnectMethods
+from ropewalk.asyncio._datagram import DatagramTransport
 from ropewalk.asyncio._names import NameMethods
 from ropewalk.asyncio._sock import SocketMethods
 from ropewalk.asyncio._tls import TLSProtocol, factory_of_accepted, start_tls
@@ -68,12 +69,6 @@ class _Selector:
         """Nothing to close: the descriptors are the reactor's."""
 
 
-class _DatagramTransport(asyncio.selector_events._SelectorDatagramTransport):  # type: ignore[name-defined,misc]
-    # Every read makes a bytes object of this size and shrinks it. asyncio's 256 KiB are mapped from the kernel and
-    # given back each time; the internet's protocols limit datagrams to 64 KiB. Unix sockets know larger ones.
-    max_size = 64 * 1024
-
-
 class _Ready:
     """The ready queue as asyncio's inherited code appends to it."""
 
@@ -91,7 +86,7 @@ class _Ready:
         """Nothing to clear: ``_core.Loop._close`` empties the queue."""
 
 
-class EventLoop(_core.Loop, SocketMethods, NameMethods, _Base):  # type: ignore[misc]
+class EventLoop(_core.Loop, SocketMethods, NameMethods, ConnectMethods, _Base):  # type: ignore[misc]
     """An asyncio event loop on the Rust reactor.
 
     Everything that https://docs.python.org/3/library/asyncio-eventloop.html says of an event loop on Unix
@@ -409,10 +404,8 @@ class EventLoop(_core.Loop, SocketMethods, NameMethods, _Base):  # type: ignore[
     def _make_datagram_transport(
         self, sock: Any, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
     ) -> Any:
-        if sock.family not in (socket.AF_INET, socket.AF_INET6):
-            return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
         self._ensure_fd_no_transport(sock)
-        return _DatagramTransport(self, sock, protocol, address, waiter, extra)
+        return DatagramTransport(self, sock, protocol, address, waiter, extra)
 
     # Child processes ---------------------------------------------------------------------------------------
 

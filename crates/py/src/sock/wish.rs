@@ -27,14 +27,14 @@ pub(super) enum Wish {
 }
 
 /// Bytes to send, kept in place.
-pub(super) enum Data {
+pub(crate) enum Data {
     Bytes(Obj),
     View(PyUntypedBuffer),
 }
 
 impl Data {
     /// `None` if this is nothing that a socket could send.
-    pub(super) fn new(data: &Bound<'_, PyAny>) -> Option<Self> {
+    pub(crate) fn new(data: &Bound<'_, PyAny>) -> Option<Self> {
         if data.is_exact_instance_of::<PyBytes>() {
             return Some(Self::Bytes(data.into()));
         }
@@ -42,7 +42,7 @@ impl Data {
         view.is_c_contiguous().then_some(Self::View(view))
     }
 
-    pub(super) fn bytes(&self, py: Python<'_>) -> &[u8] {
+    pub(crate) fn bytes(&self, py: Python<'_>) -> &[u8] {
         match self {
             Self::Bytes(bytes) => {
                 // SAFETY: an exact bytes object by construction.
