@@ -231,6 +231,20 @@ def test_bytes_are_handed_on_as_the_object_that_came() -> None:
     run(main())
 
 
+def test_nothing_large_is_kept_after_it_was_read() -> None:
+    async def main() -> None:
+        reader = Native(loop=asyncio.get_running_loop())
+        chunk = os.urandom(100_000)
+        reader.feed_data(chunk)
+        before = sys.getrefcount(chunk)  # the reader's reference among them
+        got = await reader.read(100_000)
+        assert got is chunk
+        del got
+        assert sys.getrefcount(chunk) == before - 1
+
+    run(main())
+
+
 def test_the_buffer_that_a_program_looks_at_is_the_buffer() -> None:
     async def main() -> None:
         reader = Native(loop=asyncio.get_running_loop())

@@ -6,11 +6,18 @@
 //! calling the protocol, and `read` and its like are awaitables of ours: nothing of a chunk's way from the
 //! socket to the task that waits for it is Python code.
 //!
-//! `buffer` keeps the bytes, `awaitable` is what `read()` gives, `method` the methods that make one.
+//! `buffer` keeps the bytes, `work` takes them out (`search` where a line ends), `awaitable` is what `read()` gives and
+//! `returning` how its result gets out, `drained` what `drain()` gives; `methods` are the classes' methods, of which those
+//! that one awaits are `asyncmethod`s.
 
+mod asyncmethod;
 mod awaitable;
 mod buffer;
-mod method;
+mod drained;
+mod methods;
+mod returning;
+mod search;
+mod work;
 
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -427,5 +434,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Stream>()?;
     module.add_function(wrap_pyfunction!(_set_stream_classes, module)?)?;
     awaitable::register(module)?;
-    method::register(module)
+    drained::register(module)?;
+    asyncmethod::register(module)?;
+    methods::register(module)
 }
