@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import rig
 import ropewalk
-from ropewalk.asyncio._tls import TLSProtocol, TLSTransport
+from ropewalk.asyncio._tls import SSLTransport, TLSProtocol
 
 MIB = 1 << 20
 OURS = [pytest.param("openssl", id="ropewalk-openssl"), pytest.param("memory", id="ropewalk-memory")]
@@ -131,7 +131,7 @@ def test_every_way_is_the_native_one(our_loop: Any) -> None:
     server_tls, client_tls = rig.tls()
 
     def check(transport: Any) -> None:
-        assert type(transport) is TLSTransport
+        assert type(transport) is SSLTransport
         assert isinstance(transport, asyncio.sslproto._SSLProtocolTransport)
         assert transport._ssl_protocol._engine == our_loop.engine
 

@@ -28,8 +28,8 @@ _Protocol: Any = asyncio.sslproto.SSLProtocol
 _Transport: Any = asyncio.sslproto._SSLProtocolTransport
 
 
-class TLSTransport(_core.TlsTransport, _Transport):  # type: ignore[misc]
-    """The transport of a TLS connection; made by the event loop.
+class SSLTransport(_core.TlsTransport, _Transport):  # type: ignore[misc]
+    """The transport of a TLS connection; made by the event loop. Its name says "ssl", which programs look for.
 
     The contract is ``asyncio.Transport``'s: https://docs.python.org/3/library/asyncio-protocol.html#transports.
     Not thread-safe: call it from the event loop's thread.
@@ -52,7 +52,7 @@ class TLSProtocol(_core.Tls, _Protocol):  # type: ignore[misc]
         if self._app_transport is None:
             if self._app_transport_created:
                 raise RuntimeError("the transport of a TLS connection is made once")
-            transport = self._make_app_transport(TLSTransport)
+            transport = self._make_app_transport(SSLTransport)
             transport.__init__(self._loop, self)
             self._app_transport = transport
             self._app_transport_created = True

@@ -1,6 +1,6 @@
 //! `TlsTransport`: the two methods of a TLS connection's transport that every write goes through.
 //!
-//! The rest is CPython's `_SSLProtocolTransport`, which the Python class `TLSTransport` derives from as well.
+//! The rest is CPython's `_SSLProtocolTransport`, which the Python class `SSLTransport` derives from as well.
 
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
@@ -40,7 +40,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         &base,
         Plan {
             name: c"ropewalk._core.TlsTransport",
-            doc: c"The transport of a TLS connection; see ropewalk.asyncio.TLSTransport.",
+            doc: c"The transport of a TLS connection; see ropewalk.asyncio.SSLTransport.",
             header: HEADER,
             size: size_of::<TransportObject>(),
             subclassable: true,
