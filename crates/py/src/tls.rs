@@ -31,7 +31,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 pub(crate) use self::buffers::with_input;
-use self::engine::{Engine, Outcome};
+use self::engine::Engine;
 pub(crate) use self::receive::feed;
 pub(crate) use self::transport::{flows, register};
 use crate::call::call_method;
@@ -83,7 +83,7 @@ struct State {
     /// The deque of what waits to be encrypted, and how many bytes that is.
     backlog: Option<Obj>,
     waiting: usize,
-    /// A call on the session is under way: a callback of OpenSSL's must not make another one.
+    /// Somebody works on the session: a callback of OpenSSL's, or another thread, must not do so meanwhile.
     busy: bool,
     app_reading_paused: bool,
     app_writing_paused: bool,
@@ -109,15 +109,21 @@ impl Tls {
         self.state.with(py, f)
     }
 
-    /// Makes one call on the session, unless one is under way already.
+    /// Works on the session, unless somebody does already: `None` then.
     #[inline]
-    fn call(&self, py: Python<'_>, f: impl FnOnce() -> Outcome) -> Outcome {
-        if self.with(py, |state| std::mem::replace(&mut state.busy, true)) {
-            return Outcome::Again;
+    fn exclusively<R>(&self, py: Python<'_>, f: impl FnOnce() -> R) -> Option<R> {
+        /// Also when `f` panics.
+        struct Claim<'a, 'py>(&'a Tls, Python<'py>);
+        impl Drop for Claim<'_, '_> {
+            fn drop(&mut self) {
+                self.0.with(self.1, |state| state.busy = false);
+            }
         }
-        let outcome = f();
-        self.with(py, |state| state.busy = false);
-        outcome
+        if self.with(py, |state| std::mem::replace(&mut state.busy, true)) {
+            return None;
+        }
+        let _claim = Claim(self, py);
+        Some(f())
     }
 }
 

@@ -96,7 +96,7 @@ impl Engine {
         f: impl FnOnce() -> R,
     ) -> PyResult<R> {
         match self {
-            Self::Direct(this) => this.lending(input, f),
+            Self::Direct(this) => this.lending(py, input, f),
             Self::Memory(this) => {
                 this.keep(py, input)?;
                 Ok(f())
@@ -111,7 +111,7 @@ impl Engine {
             return Ok(());
         }
         match self {
-            Self::Direct(this) => this.keep(input),
+            Self::Direct(this) => this.keep(py, input),
             Self::Memory(this) => this.keep(py, input),
         }
     }
@@ -119,7 +119,7 @@ impl Engine {
     /// Ciphertext that was not read yet, in bytes.
     pub(super) fn unread(&self, py: Python<'_>) -> PyResult<usize> {
         match self {
-            Self::Direct(this) => Ok(this.reads().left() + this.pending_input()),
+            Self::Direct(this) => Ok(this.reads().left() + this.pending(py, this.incoming)),
             Self::Memory(this) => pending(py, &this.incoming),
         }
     }
@@ -129,7 +129,9 @@ impl Engine {
         match self {
             Self::Direct(this) => {
                 // SAFETY: a live session.
-                let count = unsafe { (this.functions.SSL_pending)(this.ssl.as_ptr()) };
+                let count = this.locked(py, || unsafe {
+                    (this.functions.SSL_pending)(this.ssl.as_ptr())
+                });
                 Ok(usize::try_from(count).unwrap_or(0))
             }
             Self::Memory(this) => {
@@ -142,8 +144,7 @@ impl Engine {
     #[inline]
     pub(super) fn unsent(&self, py: Python<'_>) -> PyResult<usize> {
         match self {
-            // SAFETY: a live BIO.
-            Self::Direct(this) => Ok(unsafe { (this.functions.BIO_ctrl_pending)(this.outgoing) }),
+            Self::Direct(this) => Ok(this.pending(py, this.outgoing)),
             Self::Memory(this) => pending(py, &this.outgoing),
         }
     }
@@ -175,7 +176,7 @@ impl Engine {
     ) -> PyResult<()> {
         match self {
             Self::Direct(this) => {
-                this.take_output(limit, output);
+                this.take_output(py, limit, output);
                 Ok(())
             }
             Self::Memory(this) => this.take_output(py, limit, output),
@@ -257,14 +258,20 @@ impl Direct {
         unsafe { &*self.writes }
     }
 
+    /// Runs `f` while no other thread is in a call on the session, of ours or of `_ssl`'s own.
     #[inline]
-    fn pending_input(&self) -> usize {
-        // SAFETY: a live BIO.
-        unsafe { (self.functions.BIO_ctrl_pending)(self.incoming) }
+    fn locked<R>(&self, py: Python<'_>, f: impl FnOnce() -> R) -> R {
+        with_critical_section(&self.object.bind(py), f)
     }
 
     #[inline]
-    fn lending<R>(&self, input: &[u8], f: impl FnOnce() -> R) -> PyResult<R> {
+    fn pending(&self, py: Python<'_>, memory: Bio) -> usize {
+        // SAFETY: a live BIO.
+        self.locked(py, || unsafe { (self.functions.BIO_ctrl_pending)(memory) })
+    }
+
+    #[inline]
+    fn lending<R>(&self, py: Python<'_>, input: &[u8], f: impl FnOnce() -> R) -> PyResult<R> {
         /// Ends the loan, also when `f` panics.
         struct Loan<'a>(&'a Lender);
         impl Drop for Loan<'_> {
@@ -272,24 +279,26 @@ impl Direct {
                 self.0.take_input_back();
             }
         }
+        let older = self.pending(py, self.incoming) > 0;
         // SAFETY: the bytes are the caller's for longer than the loan.
-        unsafe { self.reads().lend_input(input, self.pending_input() > 0) };
+        unsafe { self.reads().lend_input(input, older) };
         let loan = Loan(self.reads());
         let result = f();
         let left = self.reads().left();
         drop(loan);
         if left > 0 {
-            self.keep(&input[input.len() - left..])?;
+            self.keep(py, &input[input.len() - left..])?;
         }
         Ok(result)
     }
 
     #[cold]
-    fn keep(&self, bytes: &[u8]) -> PyResult<()> {
+    fn keep(&self, py: Python<'_>, bytes: &[u8]) -> PyResult<()> {
         let count = c_int::try_from(bytes.len())?;
-        // SAFETY: a live BIO and that many bytes, which it copies.
-        let kept =
-            unsafe { (self.functions.BIO_write)(self.incoming, bytes.as_ptr().cast(), count) };
+        let kept = self.locked(py, || {
+            // SAFETY: a live BIO and that many bytes, which it copies.
+            unsafe { (self.functions.BIO_write)(self.incoming, bytes.as_ptr().cast(), count) }
+        });
         if kept == count {
             Ok(())
         } else {
@@ -304,7 +313,7 @@ impl Direct {
         py: Python<'_>,
         call: impl FnOnce(&Functions, *mut std::ffi::c_void) -> (c_int, usize),
     ) -> Outcome {
-        let (result, count, error) = with_critical_section(&self.object.bind(py), || {
+        let (result, count, error) = self.locked(py, || {
             self.functions.forget_errors();
             let session = self.ssl.as_ptr();
             let (result, count) = call(self.functions, session);
@@ -373,17 +382,17 @@ impl Direct {
     }
 
     #[cold]
-    fn take_output(&self, limit: usize, output: &mut Vec<u8>) {
+    fn take_output(&self, py: Python<'_>, limit: usize, output: &mut Vec<u8>) {
         output.reserve(limit);
-        let room = output.spare_capacity_mut();
-        let room = &mut room[..limit];
-        let size = c_int::try_from(room.len()).unwrap_or(c_int::MAX);
-        // SAFETY: a live BIO and a place with that much room, of which it fills what it says.
-        unsafe {
-            let count = (self.functions.BIO_read)(self.outgoing, room.as_mut_ptr().cast(), size);
-            let count = usize::try_from(count).unwrap_or(0);
-            output.set_len(output.len() + count);
-        }
+        let room = &mut output.spare_capacity_mut()[..limit];
+        let size = c_int::try_from(limit).unwrap_or(c_int::MAX);
+        let count = self.locked(py, || {
+            // SAFETY: a live BIO and a place with that much room.
+            unsafe { (self.functions.BIO_read)(self.outgoing, room.as_mut_ptr().cast(), size) }
+        });
+        let count = usize::try_from(count).unwrap_or(0);
+        // SAFETY: so many bytes were written behind the others, within what was reserved.
+        unsafe { output.set_len(output.len() + count) };
     }
 }
 
@@ -400,6 +409,9 @@ fn pending(py: Python<'_>, bio: &Obj) -> PyResult<usize> {
 
 impl Memory {
     fn keep(&self, py: Python<'_>, bytes: &[u8]) -> PyResult<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         let bytes = PyBytes::new(py, bytes);
         call_method(&self.incoming.bind(py), intern!(py, "write"), [&bytes]).map(drop)
     }

@@ -44,7 +44,7 @@ impl Tls {
         })
     }
 
-    /// Fills `place` with decrypted data; how much of it, and why no more.
+    /// Fills `place` with decrypted data; how much of it, and why no more. Called exclusively.
     fn fill(
         &self,
         py: Python<'_>,
@@ -64,7 +64,7 @@ impl Tls {
                 };
             }
             let room = &mut place[count..];
-            match self.call(py, || engine.read(py, room)) {
+            match engine.read(py, room) {
                 Outcome::Done(some) => {
                     count += some;
                     // A record that was read to its end, and no byte of the next: asking again would tell no more.
@@ -81,7 +81,7 @@ impl Tls {
         }
     }
 
-    /// Decrypted data as a bytes object of its size; `size` is how much ciphertext there is.
+    /// Decrypted data as a bytes object of its size; `size` is how much ciphertext there is. Called exclusively.
     fn fill_bytes(
         &self,
         py: Python<'_>,
@@ -209,18 +209,28 @@ fn hand_over(
             if tls.reader(py).is_none() {
                 return Ok(());
             }
-            let lent = std::mem::take(input);
-            let (count, filled) =
-                engine.lending(py, lent, || tls.fill(py, engine, buffer.space()))?;
+            let filled = tls.exclusively(py, || {
+                let lent = std::mem::take(input);
+                engine.lending(py, lent, || tls.fill(py, engine, buffer.space()))
+            });
+            let Some(filled) = filled else {
+                return Ok(());
+            };
+            let (count, filled) = filled?;
             *last = filled;
             drop(buffer);
             if count > 0 {
                 deliver::buffer_updated(py, &app, count)?;
             }
         } else {
-            let lent = std::mem::take(input);
-            let (bytes, filled) =
-                engine.lending(py, lent, || tls.fill_bytes(py, engine, size))??;
+            let filled = tls.exclusively(py, || {
+                let lent = std::mem::take(input);
+                engine.lending(py, lent, || tls.fill_bytes(py, engine, size))
+            });
+            let Some(filled) = filled else {
+                return Ok(());
+            };
+            let (bytes, filled) = filled??;
             *last = filled;
             match bytes {
                 None => {}

@@ -41,7 +41,9 @@ fn send(this: &Bound<'_, Tls>, engine: &Engine, bytes: &[u8], pace: Pace) -> PyR
         while done < bytes.len() {
             let portion = &bytes[done..bytes.len().min(done + PORTION)];
             output.clear();
-            let outcome = tls.call(py, || engine.write(py, portion, output));
+            let outcome = tls
+                .exclusively(py, || engine.write(py, portion, output))
+                .unwrap_or(Outcome::Again);
             // Also what a call says that fails.
             let lower = tls.with(py, |state| state.lower.clone());
             let alive = output.is_empty() || lower.send(py, output)?;
