@@ -257,8 +257,7 @@ def test_a_writer_and_then_an_operation_of_the_other_side(loop: Any) -> None:
             for _ in range(3):
                 await exchange(loop, one, other)
             known = len(calls)
-            await turns(20)
-            assert len(calls) > known
+            await rig.until(lambda: len(calls) > known)
             assert loop.remove_writer(one)
             await exchange(loop, one, other)
 
