@@ -77,8 +77,8 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     heap::add_methods(
         &module.py().get_type::<Datagrams>(),
         vec![
-            method!(c"receive", c"receive($self, loop, transport)\n--\n\nHand what has come to the transport's protocol.", keywords, receive),
-            method!(c"send", c"send($self, data, addr)\n--\n\nSend a message now. False if that is not for this method to decide.", keywords, send),
+            method!(c"receive", c"receive($self, loop, transport, /)\n--\n\nHand what has come to the transport's protocol.", keywords, receive),
+            method!(c"send", c"send($self, data, addr, /)\n--\n\nSend a message now. False if that is not for this method to decide.", keywords, send),
         ],
     )
 }

@@ -10,6 +10,8 @@ from typing import Any
 from ropewalk import _core
 
 _Base: Any = asyncio.SelectorEventLoop
+_base_events: Any = asyncio.base_events
+_socket: Any = socket
 
 # As long as nobody has put something else in its place, a new socket can be told its mode with its type.
 _Socket = socket.socket
@@ -26,9 +28,9 @@ class ConnectMethods(_Base):  # type: ignore[misc]
 
         What there is to choose (TLS, several addresses, where from) is asyncio's own code's business.
         """
-        # Programs' tests put sockets of their own in either place.
-        is_plain = not options and not self._debug
-        if not is_plain or socket.socket is not _Socket or asyncio.base_events.socket is not socket:  # type: ignore[attr-defined]
+        # Programs and their tests put sockets of their own in either place.
+        is_replaced = _socket.socket is not _Socket or _base_events.socket is not _socket
+        if options or self._debug or is_replaced:
             return await super().create_connection(protocol_factory, host, port, **options)  # type: ignore[no-any-return]
         found = _core.numeric_address(host, port)
         if found is None:

@@ -127,10 +127,10 @@ fn begin_recv(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Re
 
 fn begin_recv_into(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let [sock, buffer] = values(py, given)?;
-    let (Some(fd), Ok(view)) = (plain(py, Loop::of(this), sock)?, writable(&buffer)) else {
+    let (Some(fd), Ok(mut view)) = (plain(py, Loop::of(this), sock)?, writable(&buffer)) else {
         return unusual(py);
     };
-    let received = receive::recv_into(py, fd, &view)?;
+    let received = receive::recv_into(py, fd, &mut view)?;
     drop(view);
     or_wait(py, this, sock, fd, received)
 }
@@ -149,14 +149,14 @@ fn begin_recvfrom(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -
 
 fn begin_recvfrom_into(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let [sock, buffer, count] = values(py, given)?;
-    let (Some(fd), Ok(view)) = (plain(py, Loop::of(this), sock)?, writable(&buffer)) else {
+    let (Some(fd), Ok(mut view)) = (plain(py, Loop::of(this), sock)?, writable(&buffer)) else {
         return unusual(py);
     };
     let room = view.len_bytes();
     match size(count) {
         Some(count) if room > 0 && count <= room && is_known(family(py, sock)?) => {
             let count = if count == 0 { room } else { count };
-            let received = receive::recv_from_into(py, fd, &view, count)?;
+            let received = receive::recv_from_into(py, fd, &mut view, count)?;
             drop(view);
             or_wait(py, this, sock, fd, received)
         }

@@ -32,7 +32,7 @@ pub(super) fn writable(buffer: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
 }
 
 /// The memory of a writable view, at most `size` bytes of it.
-fn space(view: &PyUntypedBuffer, size: usize) -> &mut [MaybeUninit<u8>] {
+fn space(view: &mut PyUntypedBuffer, size: usize) -> &mut [MaybeUninit<u8>] {
     let size = size.min(view.len_bytes());
     // SAFETY: the view keeps the memory in place and is writable; receiving only ever writes initialised bytes.
     unsafe { slice::from_raw_parts_mut(view.buf_ptr().cast::<MaybeUninit<u8>>(), size) }
@@ -103,7 +103,7 @@ unsafe extern "C" {
 pub(super) fn recv_into(
     py: Python<'_>,
     fd: RawFd,
-    view: &PyUntypedBuffer,
+    view: &mut PyUntypedBuffer,
 ) -> PyResult<Option<Obj>> {
     let space = space(view, usize::MAX);
     let received = if space.is_empty() {
@@ -156,7 +156,7 @@ pub(super) fn recv_from(
 pub(super) fn recv_from_into(
     py: Python<'_>,
     fd: RawFd,
-    view: &PyUntypedBuffer,
+    view: &mut PyUntypedBuffer,
     size: usize,
 ) -> PyResult<Option<Obj>> {
     let received = datagram::recv_from(fd, space(view, size));
