@@ -218,6 +218,7 @@ class TlsTransport(_FlowControlMixin):
     """The transport of a TLS connection."""
 
     _ssl_protocol: Any
+
 def numeric_address(host: Any, port: Any, /) -> tuple[int, tuple[Any, ...]] | None: ...
 
 @final
