@@ -129,7 +129,6 @@ SERVERS: dict[str, dict[str, Any]] = {
     "keep_alive": {"keep_alive": True},
     "a timeout without TLS": {"ssl_handshake_timeout": 1},
     "another timeout without TLS": {"ssl_shutdown_timeout": 1},
-    "ssl of the wrong type": {"ssl": 5},
     "ssl that is true": {"ssl": True},
     "an unknown argument": {"colour": "red"},
     "a family that the address has not": {"family": socket.AF_INET6},
@@ -418,7 +417,7 @@ KEYWORDS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("factory", [pytest.param(factory, id=name) for name, factory in factories()])
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning", "ignore:Task.set_name")
 def test_making_tasks(factory: Any) -> None:
     async def make(keywords: dict[str, Any]) -> Any:
         loop, order = asyncio.get_running_loop(), []
@@ -436,7 +435,7 @@ def test_making_tasks(factory: Any) -> None:
             finally:
                 loop.set_task_factory(None)
         except (TypeError, AttributeError) as error:
-            return describe(error)
+            return type(error)  # an unknown keyword may be found out by the loop or by the task
         order.append("made")
         if not isinstance(task, asyncio.Task):
             return type(task).__name__
