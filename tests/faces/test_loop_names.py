@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import itertools
 import socket
 import threading
@@ -102,7 +103,7 @@ def test_a_cancelled_lookup_is_forgotten(loop: Any) -> None:
         task = loop.create_task(loop.getaddrinfo("localhost", 80, family=socket.AF_INET))
         await asyncio.sleep(0)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError):  # asyncio's may be faster than this line
             await task
         assert await loop.getaddrinfo("localhost", 80, family=socket.AF_INET)
 

@@ -36,6 +36,7 @@ from ropewalk.asyncio import _streams  # noqa: F401  # tells the core the stream
 from ropewalk.asyncio._connect import ConnectMethods
 from ropewalk.asyncio._datagram import DatagramTransport
 from ropewalk.asyncio._names import NameMethods
+from ropewalk.asyncio._pipes import WritePipeTransport
 from ropewalk.asyncio._sock import SocketMethods
 from ropewalk.asyncio._tls import TLSProtocol, factory_of_accepted, start_tls
 from ropewalk.asyncio._transport import SocketTransport
@@ -406,6 +407,11 @@ class EventLoop(_core.Loop, SocketMethods, NameMethods, ConnectMethods, _Base): 
     ) -> Any:
         self._ensure_fd_no_transport(sock)
         return DatagramTransport(self, sock, protocol, address, waiter, extra)
+
+    # Pipes ---------------------------------------------------------------------------------------------------
+
+    def _make_write_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+        return WritePipeTransport(self, pipe, protocol, waiter, extra)
 
     # Child processes ---------------------------------------------------------------------------------------
 
