@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import asyncio.base_events
+import inspect
 import socket
 from typing import Any
 
@@ -53,3 +54,8 @@ class ConnectMethods(_Base):  # type: ignore[misc]
             transport.close()
             raise
         return transport, protocol
+
+
+# What a program may ask a method for: the parameters that this Python documents.
+_connect: Any = ConnectMethods.create_connection
+_connect.__signature__ = inspect.signature(_Base.create_connection)
