@@ -1,4 +1,5 @@
-//! `StreamCall`: what `read()`, `readline()` and their like give back, to be awaited.
+//! `StreamCall`: what `read()`, `readline()` and their like give back, to be awaited; `drain()` too, when there is
+//! nothing to wait for.
 //!
 //! It is to a coroutine what a raw method is to a Python function: the same from outside (`await`, `create_task`,
 //! `wait_for`, `send`, `throw`, `close`, the warning if nobody awaits it), and no frame inside. A call looks at the
@@ -11,7 +12,8 @@ use std::ffi::c_void;
 use std::sync::OnceLock;
 
 use pyo3::exceptions::{
-    PyImportError, PyRuntimeError, PyRuntimeWarning, PyStopAsyncIteration, PyValueError,
+    PyImportError, PyRuntimeError, PyRuntimeWarning, PyStopAsyncIteration, PyStopIteration,
+    PyValueError,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -35,12 +37,12 @@ struct CallObject {
 }
 
 struct Body {
-    /// The reader, which must live as long as somebody reads from it.
+    /// The reader (of `drain()`, the writer), which must live as long as somebody waits for it.
     reader: Option<Obj>,
     state: State,
     /// What the call waits for.
     waiter: Option<Obj>,
-    /// The method's name, for warnings and `__qualname__`.
+    /// The method's qualified name.
     name: &'static str,
 }
 
@@ -59,6 +61,8 @@ enum Step {
     /// Waits for the future.
     Yield(Obj),
     Return(Obj),
+    /// Returns `None`.
+    Done,
 }
 
 static CLASS: OnceLock<RawType> = OnceLock::new();
@@ -124,6 +128,9 @@ fn step(py: Python<'_>, call: Ref<'_, '_>) -> PyResult<Step> {
     let done = reader
         .ok_or_else(|| PyRuntimeError::new_err("the stream's reader is gone"))
         .and_then(|reader| {
+            if let Work::Nothing = work {
+                return Ok(Step::Done);
+            }
             let stream = Stream::of(reader.bind(py))?;
             advance(py, stream.get(), &mut work, begins, waiter)
         });
@@ -229,6 +236,8 @@ unsafe extern "C" fn next(call: *mut ffi::PyObject) -> *mut ffi::PyObject {
         heap::door(|py| match step(py, pyo3::Borrowed::from_ptr(py, call))? {
             Step::Yield(future) => Ok(future.into_ptr()),
             Step::Return(value) => returning::raise(py, value),
+            // NULL without an exception ends an iterator whose result is `None`.
+            Step::Done => Ok(std::ptr::null_mut()),
         })
     }
 }
@@ -251,6 +260,10 @@ unsafe extern "C" fn send_slot(
                 answer = ffi::PySendResult::PYGEN_RETURN;
                 Ok(value.into_ptr())
             }
+            Step::Done => {
+                answer = ffi::PySendResult::PYGEN_RETURN;
+                heap::none(py)
+            }
         });
     }
     answer
@@ -260,6 +273,7 @@ fn send(py: Python<'_>, call: Ref<'_, '_>, _value: Ref<'_, '_>) -> Returned {
     match step(py, call)? {
         Step::Yield(future) => Ok(future.into_ptr()),
         Step::Return(value) => returning::raise(py, value),
+        Step::Done => Err(PyStopIteration::new_err(())),
     }
 }
 
@@ -315,14 +329,13 @@ fn awaited(_py: Python<'_>, call: Ref<'_, '_>) -> Returned {
 }
 
 fn name(py: Python<'_>, call: Ref<'_, '_>) -> Returned {
-    Ok(body(call, |body| body.name)
-        .into_pyobject(py)?
-        .into_any()
-        .into_ptr())
+    let name = body(call, |body| body.name);
+    let name = name.rsplit('.').next().unwrap_or(name);
+    Ok(name.into_pyobject(py)?.into_any().into_ptr())
 }
 
 fn qualified_name(py: Python<'_>, call: Ref<'_, '_>) -> Returned {
-    let name = format!("StreamReader.{}", body(call, |body| body.name));
+    let name = body(call, |body| body.name);
     Ok(name.into_pyobject(py)?.into_any().into_ptr())
 }
 
@@ -333,7 +346,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         &object,
         Plan {
             name: c"ropewalk._core.StreamCall",
-            doc: c"A read from a stream, to be awaited once.",
+            doc: c"A call of a stream's method, to be awaited once.",
             header: HEADER,
             size: size_of::<CallObject>(),
             subclassable: false,
@@ -385,7 +398,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[cold]
 fn never_awaited(py: Python<'_>, name: &str) {
     let pending = PyErr::take(py);
-    let text = format!("coroutine 'StreamReader.{name}' was never awaited");
+    let text = format!("coroutine '{name}' was never awaited");
     let warned = std::ffi::CString::new(text)
         .map_err(PyErr::from)
         .and_then(|text| PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &text, 1));

@@ -8,7 +8,7 @@ use pyo3::{ffi, intern};
 use super::asyncmethod::Kind;
 use super::search::Search;
 use super::work::Work;
-use super::{Stream, awaitable, bytes_of, drained};
+use super::{Stream, awaitable, bytes_of};
 use crate::call::call_method;
 use crate::heap::{self, Arguments, Ref, Returned, method};
 use crate::{tls, transport};
@@ -23,17 +23,17 @@ pub(super) fn begin(
     given: Arguments<'_, '_>,
 ) -> Returned {
     let (work, name) = match kind {
-        Kind::Read => (read(py, given)?, "read"),
-        Kind::ReadExactly => (read_exactly(py, given)?, "readexactly"),
-        Kind::ReadUntil => (read_until(py, given)?, "readuntil"),
+        Kind::Read => (read(py, given)?, "StreamReader.read"),
+        Kind::ReadExactly => (read_exactly(py, given)?, "StreamReader.readexactly"),
+        Kind::ReadUntil => (read_until(py, given)?, "StreamReader.readuntil"),
         Kind::ReadLine => {
             given.named_or_positional(py, "StreamReader.readline", [])?;
-            (Work::Line(Search::line()), "readline")
+            (Work::Line(Search::line()), "StreamReader.readline")
         }
         Kind::Drain => return drain(py, wrapped, this, given),
         Kind::Next => {
             given.named_or_positional(py, "StreamReader.__anext__", [])?;
-            (Work::Next(Search::line()), "__anext__")
+            (Work::Next(Search::line()), "StreamReader.__anext__")
         }
     };
     Ok(awaitable::make(py, this, work, name)?.into_ptr())
@@ -119,7 +119,8 @@ fn drain(
         transport::flows(transport).or_else(|| tls::flows(transport)) == Some(true)
     });
     if flows && healthy(this)? {
-        return drained::awaitable();
+        let done = awaitable::make(py, this, Work::Nothing, "StreamWriter.drain")?;
+        return Ok(done.into_ptr());
     }
     // SAFETY: live objects; a new reference or NULL with an exception set.
     unsafe {

@@ -7,13 +7,12 @@
 //! socket to the task that waits for it is Python code.
 //!
 //! `buffer` keeps the bytes, `work` takes them out (`search` where a line ends), `awaitable` is what `read()` gives and
-//! `returning` how its result gets out, `drained` what `drain()` gives; `methods` are the classes' methods, of which those
-//! that one awaits are `asyncmethod`s.
+//! `returning` how its result gets out; `methods` are the classes' methods, of which those that one awaits are
+//! `asyncmethod`s.
 
 mod asyncmethod;
 mod awaitable;
 mod buffer;
-mod drained;
 mod methods;
 mod returning;
 mod search;
@@ -434,7 +433,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Stream>()?;
     module.add_function(wrap_pyfunction!(_set_stream_classes, module)?)?;
     awaitable::register(module)?;
-    drained::register(module)?;
     asyncmethod::register(module)?;
     methods::register(module)
 }

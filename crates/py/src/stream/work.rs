@@ -22,6 +22,8 @@ pub(super) enum Work {
     Line(Search),
     /// `__anext__()`
     Next(Search),
+    /// `drain()` of a transport that has room
+    Nothing,
     /// The arguments are wrong; as of a coroutine, the error is raised when it is awaited.
     Refused(PyErr),
 }
@@ -189,6 +191,7 @@ impl Work {
                 }
                 found => Ok(found),
             },
+            Self::Nothing => Ok(Found::Wait(0)), // never asked
             Self::Refused(error) => Err(error.clone_ref(py)),
         }
     }
@@ -196,7 +199,7 @@ impl Work {
     /// As errors name the function.
     pub(super) const fn function(&self) -> &'static str {
         match self {
-            Self::Read(_) | Self::All(_) | Self::Refused(_) => "read",
+            Self::Read(_) | Self::All(_) | Self::Nothing | Self::Refused(_) => "read",
             Self::Exactly(_) => "readexactly",
             Self::Until(_) | Self::Line(_) | Self::Next(_) => "readuntil",
         }
