@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{CStr, CString, c_char, c_int};
-use std::net::{IpAddr, SocketAddrV4, SocketAddrV6};
+use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyInt, PyList, PyString, PyTuple};
 use pyo3::{ffi, intern};
 use ropewalk_reactor::Remote;
-use ropewalk_sys::address::{Address, INET, INET6};
+use ropewalk_sys::address::{INET, INET6, text};
 use ropewalk_sys::fork;
 use ropewalk_sys::names::{self, Failure, Found, Query};
 
@@ -172,29 +172,30 @@ fn begin_lookup(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> 
     // SAFETY: arguments of the call that is being served.
     let [host, port, family, kind, protocol, flags] =
         [host, port, family, kind, protocol, flags].map(|value| unsafe { borrowed(py, value) });
-    let (Some(host_text), Some(service), Some(numbers)) = (
-        host_name(host),
-        service(port),
-        numbers([family, kind, protocol, flags]),
-    ) else {
+    let Some(numbers) = numbers([family, kind, protocol, flags]) else {
         return unusual();
     };
     let [family, kind, protocol, flags] = numbers;
-    let query = Query {
-        host: host_text,
-        service,
+    let mut query = Query {
+        host: None,
+        service: None,
         family,
         kind,
         protocol,
         flags,
     };
-    if query.host.is_none() && query.service.is_none() {
-        return unusual();
-    }
-    audit(py, host, port, numbers)?;
     if let Some(answer) = numeric(py, host, port, &query)? {
+        audit(py, host, port, numbers)?;
         return Ok(answer.into_ptr());
     }
+    let (Some(name), Some(service)) = (host_name(host), service(port)) else {
+        return unusual();
+    };
+    if name.is_none() && service.is_none() {
+        return unusual();
+    }
+    (query.host, query.service) = (name, service);
+    audit(py, host, port, numbers)?;
     let owner = Loop::of(this);
     let (desk, serial) = desk(py, owner)?;
     // SAFETY: an owned reference, just made.
@@ -348,14 +349,14 @@ fn numeric(
     } else {
         return Ok(None);
     };
-    let Some(kinds) = names::kinds(ip, query) else {
+    let Some(kinds) = names::kinds(ip, !port.is_none(), query) else {
         return Ok(None);
     };
     let (family, address) = match ip {
-        IpAddr::V4(ip) => (INET, Address::V4(SocketAddrV4::new(ip, number))),
-        IpAddr::V6(ip) => (INET6, Address::V6(SocketAddrV6::new(ip, number, 0, 0))),
+        // There is one way to write such an address that both we and the system read.
+        IpAddr::V4(_) => (INET, (host, number).into_pyobject(py)?),
+        IpAddr::V6(ip) => (INET6, (text(&ip), number, 0, 0).into_pyobject(py)?),
     };
-    let address = address::to_python(py, Some(address))?;
     let empty = PyString::intern(py, "");
     let mut found = Vec::with_capacity(kinds.len());
     for (kind, protocol) in kinds {
@@ -364,7 +365,7 @@ fn numeric(
             member(py, kind, true)?,
             protocol,
             &empty,
-            address.bind(py),
+            &address,
         );
         found.push(one.into_pyobject(py)?);
     }

@@ -139,9 +139,10 @@ const WITHOUT_EFFECT: i32 = libc::AI_PASSIVE | libc::AI_NUMERICHOST | libc::AI_N
 /// What sockets an address in numbers is good for, as `(type, protocol)` in the system's order; `None` where only
 /// [`look_up`] can tell, which then answers at once.
 ///
-/// That depends on nothing but what is asked for, so the system is asked once for each combination.
+/// That depends on nothing but what is asked for, and on whether a port is named, so the system is asked once for each
+/// combination. The query's own host and service are not looked at.
 #[must_use]
-pub fn kinds(host: IpAddr, query: &Query) -> Option<Vec<(i32, i32)>> {
+pub fn kinds(host: IpAddr, has_port: bool, query: &Query) -> Option<Vec<(i32, i32)>> {
     type Known = Vec<((i32, i32, bool), Vec<(i32, i32)>)>;
     static KNOWN: Mutex<Known> = Mutex::new(Vec::new());
     /// More combinations than make sense.
@@ -150,7 +151,7 @@ pub fn kinds(host: IpAddr, query: &Query) -> Option<Vec<(i32, i32)>> {
     if query.family != 0 && query.family != family || query.flags & !WITHOUT_EFFECT != 0 {
         return None;
     }
-    let key = (query.kind, query.protocol, query.service.is_some());
+    let key = (query.kind, query.protocol, has_port);
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, kinds)) = known.iter().find(|(known, _)| *known == key) {
         return Some(kinds.clone());
@@ -158,7 +159,7 @@ pub fn kinds(host: IpAddr, query: &Query) -> Option<Vec<(i32, i32)>> {
     drop(known);
     let model = Query {
         host: Some(c"127.0.0.1".into()),
-        service: query.service.is_some().then(|| c"1".into()),
+        service: has_port.then(|| c"1".into()),
         family: INET,
         flags: libc::AI_NUMERICHOST,
         ..query.clone()
