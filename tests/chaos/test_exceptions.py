@@ -501,7 +501,8 @@ def test_an_exception_in_a_handler_of_the_signal_module_leaves_the_run(loop: Any
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        timer = threading.Timer(0.02, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
+        # Long enough for the callback that starts it to be done: what is raised in there is the callback's.
+        timer = threading.Timer(0.3, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
         loop.call_soon(timer.start)
         with pytest.raises(Oops):
             loop.run_forever()
