@@ -109,7 +109,7 @@ fn vectorcall<'py>(
     // SAFETY: live objects; the offset flag is true to the scratch place in front of them.
     unsafe {
         let result = survived(|| {
-            unwinding::PyObject_Vectorcall(
+            opaque::<unwinding::Vectorcall>(unwinding::PyObject_Vectorcall)(
                 function.as_ptr(),
                 values.as_ptr().add(1),
                 count,
@@ -137,7 +137,7 @@ pub(crate) fn call_method<'py, const N: usize>(
     // SAFETY: live objects, the receiver first.
     unsafe {
         let result = survived(|| {
-            unwinding::PyObject_VectorcallMethod(
+            opaque::<unwinding::Vectorcall>(unwinding::PyObject_VectorcallMethod)(
                 name.as_ptr(),
                 values.as_ptr(),
                 N + 1,
@@ -153,7 +153,11 @@ fn call_tuple<'py>(py: Python<'py>, function: &Obj, args: &Obj) -> PyResult<Boun
     // SAFETY: live objects; the tuple is one, or CPython says that it is not.
     unsafe {
         let result = survived(|| {
-            unwinding::PyObject_Call(function.as_ptr(), args.as_ptr(), ptr::null_mut())
+            opaque::<unwinding::Call>(unwinding::PyObject_Call)(
+                function.as_ptr(),
+                args.as_ptr(),
+                ptr::null_mut(),
+            )
         });
         Bound::from_owned_ptr_or_err(py, result)
     }
@@ -186,6 +190,20 @@ fn survived<R>(call: impl FnOnce() -> R) -> R {
     result
 }
 
+/// The function as a pointer (`F` is named, for a function's own type would be of no size), of which the compiler
+/// knows nothing more.
+///
+/// PyO3 declares the same functions as ones that never unwind. There is one declaration of a name in the end, and
+/// if it is PyO3's, the compiler leaves `survived`'s guard out of a direct call.
+#[inline]
+fn opaque<F>(function: F) -> F {
+    if cfg!(Py_3_14) {
+        function
+    } else {
+        std::hint::black_box(function)
+    }
+}
+
 /// Gives a reference back. The object's last one may run its `__del__`, so what holds for a call holds here.
 ///
 /// # Safety
@@ -202,7 +220,7 @@ pub(crate) unsafe fn release(object: *mut PyObject) {
     #[cfg(not(Py_3_14))]
     unsafe {
         if cfg!(Py_GIL_DISABLED) || ffi::Py_REFCNT(object) == 1 {
-            survived(|| unwinding::Py_DecRef(object));
+            survived(|| opaque::<unwinding::Release>(unwinding::Py_DecRef)(object));
         } else {
             ffi::Py_DECREF(object);
         }
@@ -213,6 +231,13 @@ pub(crate) unsafe fn release(object: *mut PyObject) {
 /// it may not.
 mod unwinding {
     use pyo3::ffi::PyObject;
+
+    type Object = *mut PyObject;
+    pub(super) type Vectorcall =
+        unsafe extern "C-unwind" fn(Object, *const Object, usize, Object) -> Object;
+    pub(super) type Call = unsafe extern "C-unwind" fn(Object, Object, Object) -> Object;
+    #[cfg(not(Py_3_14))]
+    pub(super) type Release = unsafe extern "C-unwind" fn(Object);
 
     unsafe extern "C-unwind" {
         pub(super) fn PyObject_Vectorcall(
