@@ -90,6 +90,7 @@ const ACCEPTED: net::SocketFlags = net::SocketFlags::NONBLOCK.union(net::SocketF
 /// as [`accept`]'s is; 0 where a type cannot say that.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub const NONBLOCKING: i32 = libc::SOCK_NONBLOCK;
+/// A type cannot say it here.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub const NONBLOCKING: i32 = 0;
 
