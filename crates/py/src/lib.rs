@@ -1,9 +1,9 @@
 //! `ropewalk._core`: the reactor's door to Python.
 //!
 //! The only crate that knows Python. `heap`, `object`, `guard` and `call` are the ground: raw types, owned
-//! references, locks, calls. On it stand `handle`, `eventloop` (with `turn` and `watch`) and the sockets,
-//! `transport`, `listener`, `datagram` and `sock`; `names` asks the resolver. `python/ropewalk/asyncio` is the face in
-//! front of it.
+//! references, locks, calls, and `spare` keeps dead objects' memory. On it stand `handle`, `eventloop` (with `turn`,
+//! `watch`, `offspring`, `flood` and `shared`) and the sockets, `transport`, `listener`, `datagram` and `sock`; `names`
+//! asks the resolver. On the transports stand `stream` and `tls`. `python/ropewalk/asyncio` is the face in front of it.
 
 mod address;
 mod call;
