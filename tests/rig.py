@@ -111,6 +111,42 @@ def until_sync(condition: Callable[[], Any], why: str = "") -> None:
         time.sleep(0.001)
 
 
+class Recorder(asyncio.Protocol):
+    """A protocol that notes what it is told, and in which order."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.heard: list[str] = []
+        self.lost: list[BaseException | None] = []
+        self.transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.heard.append("made")
+
+    def data_received(self, data: bytes) -> None:
+        assert type(data) is bytes and data and "eof" not in self.heard and not self.lost
+        self.data += data
+
+    def eof_received(self) -> Any:
+        self.heard.append("eof")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.heard.append("lost")
+        self.lost.append(exc)
+
+    def pause_writing(self) -> None:
+        self.heard.append("pause")
+
+    def resume_writing(self) -> None:
+        self.heard.append("resume")
+
+    async def ended(self) -> BaseException | None:
+        await until(lambda: self.lost, "connection_lost")
+        assert len(self.lost) == 1
+        return self.lost[0]
+
+
 def listening(backlog: int = 128) -> socket.socket:
     """A listening TCP socket on a port of its own."""
     sock = socket.socket()

@@ -15,42 +15,21 @@ import rig
 MIB = 1 << 20
 
 
-class Recorder(asyncio.Protocol):
-    """Notes what it is told, and in which order."""
+class Recorder(rig.Recorder):
+    """Notes data among the rest, and answers the peer's end as it is told to."""
 
     def __init__(self, answer_eof: bool = False) -> None:
-        self.heard: list[str] = []
-        self.data = bytearray()
-        self.lost: list[BaseException | None] = []
+        super().__init__()
         self.answer_eof = answer_eof
-        self.transport: Any = None
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self.heard.append("made")
 
     def data_received(self, data: bytes) -> None:
-        assert type(data) is bytes and data
-        self.data += data
+        super().data_received(data)
         if self.heard[-1] != "data":
             self.heard.append("data")
 
     def eof_received(self) -> bool:
-        self.heard.append("eof")
+        super().eof_received()
         return self.answer_eof
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.heard.append("lost")
-        self.lost.append(exc)
-
-    def pause_writing(self) -> None:
-        self.heard.append("pause")
-
-    def resume_writing(self) -> None:
-        self.heard.append("resume")
-
-    async def ended(self) -> None:
-        await rig.until(lambda: self.lost)
 
 
 async def connected(loop: Any, kind: Any = Recorder, family: str = "tcp") -> tuple[Any, socket.socket]:

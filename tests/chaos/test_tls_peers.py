@@ -28,38 +28,7 @@ def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield loop
 
 
-class Recorder(asyncio.Protocol):
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.heard: list[str] = []
-        self.lost: list[BaseException | None] = []
-        self.transport: Any = None
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self.heard.append("made")
-
-    def data_received(self, data: bytes) -> None:
-        assert data and "eof" not in self.heard and not self.lost
-        self.data += data
-
-    def eof_received(self) -> None:
-        self.heard.append("eof")
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.heard.append("lost")
-        self.lost.append(exc)
-
-    def pause_writing(self) -> None:
-        self.heard.append("pause")
-
-    def resume_writing(self) -> None:
-        self.heard.append("resume")
-
-    async def ended(self) -> BaseException | None:
-        await rig.until(lambda: self.lost, "connection_lost")
-        assert len(self.lost) == 1
-        return self.lost[0]
+Recorder = rig.Recorder
 
 
 class Served:

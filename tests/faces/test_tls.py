@@ -40,42 +40,11 @@ def our_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     yield from loop_with(request.param, monkeypatch)
 
 
-class Recorder(asyncio.Protocol):
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.heard: list[str] = []
-        self.lost: list[BaseException | None] = []
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self.heard.append("made")
-
-    def data_received(self, data: bytes) -> None:
-        assert type(data) is bytes and data
-        self.data += data
-
-    def eof_received(self) -> Any:
-        self.heard.append("eof")
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.heard.append("lost")
-        self.lost.append(exc)
-
-    def pause_writing(self) -> None:
-        self.heard.append("pause")
-
-    def resume_writing(self) -> None:
-        self.heard.append("resume")
-
+class Recorder(rig.Recorder):
     async def got(self, size: int) -> bytes:
         await rig.until(lambda: len(self.data) >= size or self.lost, f"{size} bytes")
         assert len(self.data) == size, (len(self.data), self.lost)
         return bytes(self.data)
-
-    async def ended(self) -> BaseException | None:
-        await rig.until(lambda: self.lost, "connection_lost")
-        assert len(self.lost) == 1
-        return self.lost[0]
 
 
 class Echo(Recorder):
