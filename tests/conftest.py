@@ -1,9 +1,14 @@
-"""What all tests share: a word on what they run on, and no run that is not what it seems."""
+"""What all tests share: a loop in which nothing may be left open, a word on what they run on, and no run that is not
+what it seems.
+"""
 
 import sys
 import sysconfig
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import rig
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
@@ -27,3 +32,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if FREE_THREADED:
         terminalreporter.write_line(f"GIL at the end: {gil()}", red=gil() == "on", green=gil() == "off")
+
+
+@pytest.fixture(params=rig.LOOPS)
+def loop(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Either loop: what asyncio's does is what is expected."""
+    with rig.borrowed(request.param) as loop:
+        yield loop
+
+
+@pytest.fixture(params=[rig.OURS])
+def our_loop(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Ropewalk's loop, for what is its own promise or too much work to do twice."""
+    with rig.borrowed(request.param) as loop:
+        yield loop

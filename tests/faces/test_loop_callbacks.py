@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,12 +20,6 @@ import rig
 import ropewalk
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
-
-
-@pytest.fixture(params=rig.LOOPS)
-def loop(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with rig.borrowed(request.param) as loop:
-        yield loop
 
 
 def turn(loop: Any) -> None:
@@ -266,12 +259,6 @@ def test_delays_without_end(our_loop: Any, delay: float) -> None:
     rig.run(our_loop, asyncio.sleep(0.005))
     assert not timer.cancelled() and timer._scheduled
     timer.cancel()
-
-
-@pytest.fixture
-def our_loop() -> Iterator[Any]:
-    with rig.borrowed(ropewalk.new_event_loop) as loop:
-        yield loop
 
 
 def test_sleep_sleeps(loop: Any) -> None:

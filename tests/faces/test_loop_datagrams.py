@@ -7,18 +7,11 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rig
-
-
-@pytest.fixture(params=rig.LOOPS)
-def loop(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with rig.borrowed(request.param) as loop:
-        yield loop
 
 
 class Protocol(asyncio.DatagramProtocol):

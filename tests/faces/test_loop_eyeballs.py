@@ -13,12 +13,6 @@ import pytest
 import rig
 
 
-@pytest.fixture(params=rig.LOOPS)
-def loop(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with rig.borrowed(request.param) as loop:
-        yield loop
-
-
 @contextlib.contextmanager
 def addresses(loop: Any) -> Iterator[tuple[list[Any], list[Any]]]:
     """What the resolver says of the name `many` from now on, and which of it was tried."""

@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import socket
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -36,18 +35,6 @@ FLAGS = [
     socket.AI_CANONNAME,
     socket.AI_ADDRCONFIG | socket.AI_V4MAPPED,
 ]
-
-
-@pytest.fixture(params=rig.LOOPS)
-def loop(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with rig.borrowed(request.param) as loop:
-        yield loop
-
-
-@pytest.fixture
-def our_loop() -> Iterator[Any]:
-    with rig.borrowed(rig.OURS.values[0]) as loop:
-        yield loop
 
 
 def directly(*question: Any) -> Any:

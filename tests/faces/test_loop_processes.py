@@ -11,26 +11,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rig
 import ropewalk
-
-
-@pytest.fixture(params=rig.LOOPS)
-def loop(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with rig.borrowed(request.param) as loop:
-        yield loop
-
-
-@pytest.fixture
-def our_loop() -> Iterator[Any]:
-    with rig.borrowed(ropewalk.new_event_loop) as loop:
-        yield loop
-
 
 PIPE = asyncio.subprocess.PIPE
 

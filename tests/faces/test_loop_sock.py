@@ -8,7 +8,6 @@ import inspect
 import os
 import socket
 import ssl
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,6 @@ import pytest
 import rig
 
 BIG = bytes(range(256)) * 4096 * 4  # 4 MiB, more than any socket takes at once
-
-
-@pytest.fixture(params=rig.LOOPS)
-def loop(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with rig.borrowed(request.param) as loop:
-        yield loop
 
 
 @pytest.fixture
@@ -434,7 +427,6 @@ def test_a_waited_for_socket_can_become_a_transport(loop: Any, sockets: Any) -> 
     rig.run(loop, main())
 
 
-@pytest.mark.skipif(not hasattr(sys, "addaudithook"), reason="no audit hooks")
 def test_audit_events_are_raised() -> None:
     code = """
         import asyncio, socket, sys, ropewalk

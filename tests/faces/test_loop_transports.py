@@ -9,19 +9,12 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rig
 import ropewalk
-
-
-@pytest.fixture(params=rig.LOOPS)
-def loop(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with rig.borrowed(request.param) as loop:
-        yield loop
 
 
 class Protocol(asyncio.Protocol):

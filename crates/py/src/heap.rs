@@ -591,8 +591,8 @@ impl RawType {
     }
 }
 
-/// `Py_TPFLAGS_DISALLOW_INSTANTIATION`: instances come from the loop alone.
-const DISALLOW_INSTANTIATION: std::ffi::c_ulong = 1 << 7;
+/// `Py_TPFLAGS_DISALLOW_INSTANTIATION`: instances come from Rust alone.
+pub(crate) const DISALLOW_INSTANTIATION: std::ffi::c_ulong = 1 << 7;
 
 /// The kind of a member that `__slots__` makes (`Py_T_OBJECT_EX`).
 const OBJECT_MEMBER: c_int = 16;

@@ -13,7 +13,7 @@ use pyo3::types::PyString;
 use pyo3::{Borrowed, ffi};
 
 use super::methods::begin;
-use crate::heap::{self, Arguments};
+use crate::heap::{self, Arguments, DISALLOW_INSTANTIATION};
 use crate::object::Obj;
 
 #[repr(C)]
@@ -142,9 +142,6 @@ unsafe extern "C" fn method_dealloc(method: *mut ffi::PyObject) {
         ffi::Py_DECREF(class.cast());
     }
 }
-
-/// `Py_TPFLAGS_DISALLOW_INSTANTIATION`
-const DISALLOW_INSTANTIATION: std::ffi::c_ulong = 1 << 7;
 
 fn method_class(py: Python<'_>) -> PyResult<&'static Obj> {
     if let Some(class) = METHOD.get() {
