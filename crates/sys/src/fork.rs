@@ -14,18 +14,37 @@
 //! acts.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Forks between the first process and this one, since the handler was registered.
 static FORKS: AtomicU64 = AtomicU64::new(0);
+
+/// The thread that the last fork left alive; 0 where there was none.
+static SURVIVOR: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether the handler could be registered.
 static REGISTERED: OnceLock<bool> = OnceLock::new();
 
 extern "C" fn in_child() {
-    // An atomic addition is all that is allowed here: the child of a threaded process may only do
+    // Two atomic stores are all that is allowed here: the child of a threaded process may only do
     // what a signal handler may. Nobody else runs yet, so no ordering is needed.
+    SURVIVOR.store(this_thread(), Ordering::Relaxed);
     FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A number that no other live thread has. A forked child's one thread keeps the number it had.
+#[inline]
+#[must_use]
+pub fn this_thread() -> usize {
+    // SAFETY: it cannot fail and touches nothing.
+    let id = unsafe { libc::pthread_self() };
+    id as usize
+}
+
+/// Whether a thread of an earlier [`generation`], known by its number, was not lost in the fork.
+#[must_use]
+pub fn survives(thread: usize) -> bool {
+    thread == SURVIVOR.load(Ordering::Relaxed)
 }
 
 /// A number that differs in a forked child from what it was in the parent.

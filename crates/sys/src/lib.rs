@@ -14,6 +14,7 @@
 //! | [`datagram`] | the same where each message has an address |
 //! | [`child`] | a descriptor that tells the end of a process, and reaping |
 //! | [`fork`] | notice that this process is a forked copy |
+//! | [`futex`] | sleep while a word has a value |
 //! | [`library`] | the functions of a library that is loaded already |
 //!
 //! # Raw descriptors
@@ -37,6 +38,7 @@ pub mod clock;
 pub mod datagram;
 mod fd;
 pub mod fork;
+pub mod futex;
 pub mod library;
 pub mod names;
 pub mod poller;
