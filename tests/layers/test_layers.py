@@ -33,12 +33,13 @@ PYTHON_CRATE = re.compile(r"py(o3|thon)|cpython|rustpython|^numpy$|^maturin", re
 
 # Python: what a room of the package may import of the package, besides itself. A room is a module or
 # package right below ropewalk/; one that is not named here is a face.
-FACE = {"_core"}
+FACE = {"_core", "_statistics"}
 ROOMS: dict[str, set[str]] = {
     "launch": {"any face", "_core", "ropewalk"},  # the launcher: the only one that may import several faces
     "__main__": {"launch", "ropewalk"},
     "__init__": {"one face", "_core"},
     "_core": set(),
+    "_statistics": set(),  # what statistics() gives, whichever face asks
     "_worker": set(),  # runs where nothing native loads
 }
 STANDARD_LIBRARY_ONLY = {"_worker"}

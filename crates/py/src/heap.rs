@@ -509,7 +509,10 @@ impl RawType {
                 .map(|(number, pfunc)| slot(number, pfunc)),
         );
         slots.push(slot(0, ptr::null_mut()));
-        let mut flags = ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_HAVE_GC | DISALLOW_INSTANTIATION;
+        let mut flags = ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_HAVE_GC;
+        if slots.iter().all(|slot| slot.slot != ffi::Py_tp_new) {
+            flags |= DISALLOW_INSTANTIATION;
+        }
         if plan.subclassable {
             flags |= ffi::Py_TPFLAGS_BASETYPE;
         }

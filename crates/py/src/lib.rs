@@ -4,9 +4,13 @@
 //! references, locks, calls, and `spare` keeps dead objects' memory. On it stand `handle`, `eventloop` (with `turn`,
 //! `watch`, `offspring`, `flood` and `shared`) and the sockets, `transport`, `listener`, `datagram` and `sock`; `names`
 //! asks the resolver. On the transports stand `stream` and `tls`. `python/ropewalk/asyncio` is the face in front of it.
+//!
+//! `native` makes raw types that programs make instances of, `coroutine` what they await. `wait` is how threads and
+//! tasks wait, and `sync` the primitives on it, whose face is `python/ropewalk/threading`.
 
 mod address;
 mod call;
+mod coroutine;
 mod datagram;
 mod error;
 mod eventloop;
@@ -16,15 +20,19 @@ mod handle;
 mod heap;
 mod listener;
 mod names;
+mod native;
 mod object;
 mod offspring;
+mod returning;
 mod shared;
 mod sock;
 mod spare;
 mod stream;
+mod sync;
 mod tls;
 mod transport;
 mod turn;
+mod wait;
 mod watch;
 
 use pyo3::prelude::*;
@@ -38,5 +46,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     stream::register(module)?;
     tls::register(module)?;
     datagram::register(module)?;
-    eventloop::register(module)
+    eventloop::register(module)?;
+    wait::register(module)?;
+    sync::register(module)
 }

@@ -93,6 +93,16 @@ impl<T> From<&Bound<'_, T>> for Obj {
     }
 }
 
+impl<'py> IntoPyObject<'py> for Obj {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = std::convert::Infallible;
+
+    fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Self::Error> {
+        Ok(self.into_bound(py))
+    }
+}
+
 impl Clone for Obj {
     #[inline]
     fn clone(&self) -> Self {

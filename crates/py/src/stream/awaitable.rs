@@ -1,29 +1,23 @@
 //! `StreamCall`: what `read()`, `readline()` and their like give back, to be awaited; `drain()` too, when there is
 //! nothing to wait for.
 //!
-//! It is to a coroutine what a raw method is to a Python function: the same from outside (`await`, `create_task`,
-//! `wait_for`, `send`, `throw`, `close`, the warning if nobody awaits it), and no frame inside. A call looks at the
-//! stream only when it is driven: until then nothing is taken, so a call that is cancelled before it began, or
-//! while it waits, takes nothing.
-//!
-//! It waits as a coroutine does: it yields a future to the task that drives it.
+//! It is a native [coroutine](crate::coroutine). A call looks at the stream only when it is driven: until then nothing
+//! is taken, so a call that is cancelled before it began, or while it waits, takes nothing.
 
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-use pyo3::exceptions::{
-    PyImportError, PyRuntimeError, PyRuntimeWarning, PyStopAsyncIteration, PyStopIteration,
-    PyValueError,
-};
+use pyo3::exceptions::{PyImportError, PyRuntimeError, PyStopAsyncIteration, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 use pyo3::{ffi, intern};
 
+use super::Stream;
 use super::buffer::new_bytes;
 use super::work::{Found, Work};
-use super::{Stream, returning};
-use crate::call::{call_function, call_method};
-use crate::heap::{self, Arguments, Plan, RawType, Ref, Returned, getter, method};
+use crate::call::call_method;
+use crate::coroutine::{self, Coroutine, Step};
+use crate::heap::{self, Plan, RawType, Ref};
 use crate::object::Obj;
 use crate::spare::Spare;
 
@@ -56,14 +50,8 @@ enum State {
     Ended,
 }
 
-/// What driving a call came to.
-enum Step {
-    /// Waits for the future.
-    Yield(Obj),
-    Return(Obj),
-    /// Returns `None`.
-    Done,
-}
+/// A call of a stream's method, as a kind of coroutine.
+struct StreamCall;
 
 static CLASS: OnceLock<RawType> = OnceLock::new();
 static SPARE: Spare = Spare::new();
@@ -220,63 +208,6 @@ fn exception<'py>(
     }
 }
 
-/// `__await__`, `__iter__`: the call drives itself.
-unsafe extern "C" fn itself(call: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: a live object; one more reference.
-    unsafe {
-        ffi::Py_INCREF(call);
-        call
-    }
-}
-
-/// What `await` does in a Python coroutine.
-unsafe extern "C" fn next(call: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a live object.
-    unsafe {
-        heap::door(|py| match step(py, pyo3::Borrowed::from_ptr(py, call))? {
-            Step::Yield(future) => Ok(future.into_ptr()),
-            Step::Return(value) => returning::raise(py, value),
-            // NULL without an exception ends an iterator whose result is `None`.
-            Step::Done => Ok(std::ptr::null_mut()),
-        })
-    }
-}
-
-/// What a task does with a call that it was made for: no exception carries the result.
-unsafe extern "C" fn send_slot(
-    call: *mut ffi::PyObject,
-    _value: *mut ffi::PyObject,
-    result: *mut *mut ffi::PyObject,
-) -> ffi::PySendResult {
-    let mut answer = ffi::PySendResult::PYGEN_ERROR;
-    // SAFETY: called by CPython on a live object, with a place for the result.
-    unsafe {
-        *result = heap::door(|py| match step(py, pyo3::Borrowed::from_ptr(py, call))? {
-            Step::Yield(future) => {
-                answer = ffi::PySendResult::PYGEN_NEXT;
-                Ok(future.into_ptr())
-            }
-            Step::Return(value) => {
-                answer = ffi::PySendResult::PYGEN_RETURN;
-                Ok(value.into_ptr())
-            }
-            Step::Done => {
-                answer = ffi::PySendResult::PYGEN_RETURN;
-                heap::none(py)
-            }
-        });
-    }
-    answer
-}
-
-fn send(py: Python<'_>, call: Ref<'_, '_>, _value: Ref<'_, '_>) -> Returned {
-    match step(py, call)? {
-        Step::Yield(future) => Ok(future.into_ptr()),
-        Step::Return(value) => returning::raise(py, value),
-        Step::Done => Err(PyStopIteration::new_err(())),
-    }
-}
-
 /// Ends the call without a result: what it waited for it leaves.
 fn end(py: Python<'_>, call: Ref<'_, '_>) -> PyResult<()> {
     let (state, reader, waiter) = body(call, |body| {
@@ -297,46 +228,24 @@ fn end(py: Python<'_>, call: Ref<'_, '_>) -> PyResult<()> {
     Ok(())
 }
 
-/// `throw(exception)`, and the old form `throw(type, value, traceback)`.
-fn throw(py: Python<'_>, call: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
-    let [kind, value, traceback] = given.named_or_positional(py, "throw", ["typ", "val", "tb"])?;
-    let kind =
-        kind.ok_or_else(|| pyo3::exceptions::PyTypeError::new_err("throw() needs an exception"))?;
-    end(py, call)?;
-    let error = if kind.is_instance_of::<PyType>() {
-        match value {
-            Some(value) if value.is_instance(&kind)? => value,
-            Some(value) => kind.call1((value,))?,
-            None => call_function(&kind)?,
-        }
-    } else {
-        kind
-    };
-    if let Some(traceback) = traceback {
-        error.setattr(intern!(py, "__traceback__"), traceback)?;
+impl Coroutine for StreamCall {
+    #[inline]
+    fn step(py: Python<'_>, call: Ref<'_, '_>) -> PyResult<Step> {
+        step(py, call)
     }
-    Err(PyErr::from_value(error))
-}
 
-fn close(py: Python<'_>, call: Ref<'_, '_>) -> Returned {
-    end(py, call)?;
-    heap::none(py)
-}
+    fn throw(py: Python<'_>, call: Ref<'_, '_>, error: PyErr) -> PyResult<Step> {
+        end(py, call)?;
+        Err(error)
+    }
 
-fn awaited(_py: Python<'_>, call: Ref<'_, '_>) -> Returned {
-    // SAFETY: a live object.
-    Ok(unsafe { itself(call.as_ptr()) })
-}
+    fn close(py: Python<'_>, call: Ref<'_, '_>) -> PyResult<()> {
+        end(py, call)
+    }
 
-fn name(py: Python<'_>, call: Ref<'_, '_>) -> Returned {
-    let name = body(call, |body| body.name);
-    let name = name.rsplit('.').next().unwrap_or(name);
-    Ok(name.into_pyobject(py)?.into_any().into_ptr())
-}
-
-fn qualified_name(py: Python<'_>, call: Ref<'_, '_>) -> Returned {
-    let name = body(call, |body| body.name);
-    Ok(name.into_pyobject(py)?.into_any().into_ptr())
+    fn name(call: Ref<'_, '_>) -> &'static str {
+        body(call, |body| body.name)
+    }
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -350,64 +259,17 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             header: HEADER,
             size: size_of::<CallObject>(),
             subclassable: false,
-            methods: vec![
-                method!(c"send", c"send($self, value)\n--\n\nDrive the call; see types.CoroutineType.", one "value", send),
-                method!(
-                    c"throw",
-                    c"throw($self, typ, val=None, tb=None)\n--\n\nEnd the call with an exception.",
-                    keywords,
-                    throw
-                ),
-                method!(
-                    c"close",
-                    c"close($self)\n--\n\nEnd the call.",
-                    noargs,
-                    close
-                ),
-                method!(
-                    c"__await__",
-                    c"__await__($self)\n--\n\nReturn the iterator that drives the call.",
-                    noargs,
-                    awaited
-                ),
-            ],
-            getters: vec![
-                getter!(c"__name__", name),
-                getter!(c"__qualname__", qualified_name),
-            ],
+            methods: coroutine::methods!(StreamCall),
+            getters: coroutine::getters!(StreamCall),
             dealloc,
             traverse,
             clear,
-            slots: vec![
-                (ffi::Py_am_await, itself as *mut c_void),
-                (ffi::Py_am_send, send_slot as *mut c_void),
-                (ffi::Py_tp_iter, itself as *mut c_void),
-                (ffi::Py_tp_iternext, next as *mut c_void),
-            ],
+            slots: coroutine::slots::<StreamCall>(),
         },
     )?;
     let class = CLASS.get_or_init(|| raw).bind(py);
-    // `create_task` and `asyncio.run` ask for this.
-    py.import("collections.abc")?
-        .getattr("Coroutine")?
-        .call_method1("register", (&class,))?;
+    coroutine::announce(&class)?;
     module.add("StreamCall", class)
-}
-
-/// Says so if a call that nobody awaited is thrown away: most likely an `await` is missing.
-#[cold]
-fn never_awaited(py: Python<'_>, name: &str) {
-    let pending = PyErr::take(py);
-    let text = format!("coroutine '{name}' was never awaited");
-    let warned = std::ffi::CString::new(text)
-        .map_err(PyErr::from)
-        .and_then(|text| PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &text, 1));
-    if let Err(error) = warned {
-        error.write_unraisable(py, None);
-    }
-    if let Some(pending) = pending {
-        pending.restore(py);
-    }
 }
 
 unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
@@ -417,7 +279,7 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
         ffi::PyObject_GC_UnTrack(object.cast());
         let body = &raw mut (*object.cast::<CallObject>()).body;
         if matches!((*body).state, State::New(_)) {
-            never_awaited(py, (*body).name);
+            coroutine::never_awaited(py, (*body).name);
         }
         if let (Some(reader), Some(waiter)) = (&(*body).reader, &(*body).waiter)
             && let Ok(stream) = Stream::of(reader.bind(py))

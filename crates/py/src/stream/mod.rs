@@ -6,15 +6,13 @@
 //! calling the protocol, and `read` and its like are awaitables of ours: nothing of a chunk's way from the
 //! socket to the task that waits for it is Python code.
 //!
-//! `buffer` keeps the bytes, `work` takes them out (`search` where a line ends), `awaitable` is what `read()` gives and
-//! `returning` how its result gets out; `methods` are the classes' methods, of which those that one awaits are
+//! `buffer` keeps the bytes, `work` takes them out (`search` where a line ends), `awaitable` is what `read()` gives; `methods` are the classes' methods, of which those that one awaits are
 //! `asyncmethod`s.
 
 mod asyncmethod;
 mod awaitable;
 mod buffer;
 mod methods;
-mod returning;
 mod search;
 mod work;
 

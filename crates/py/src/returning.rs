@@ -16,7 +16,7 @@ const SMALL: isize = 4096;
 
 /// Ends an iterator with `value`.
 #[cfg(all(Py_3_12, not(Py_GIL_DISABLED)))]
-pub(super) fn raise(py: Python<'_>, value: Obj) -> Returned {
+pub(crate) fn raise(py: Python<'_>, value: Obj) -> Returned {
     use pyo3::{ffi, intern};
 
     use crate::guard::Guarded;
@@ -53,7 +53,7 @@ pub(super) fn raise(py: Python<'_>, value: Obj) -> Returned {
 }
 
 #[cfg(not(all(Py_3_12, not(Py_GIL_DISABLED))))]
-pub(super) fn raise(py: Python<'_>, value: Obj) -> Returned {
+pub(crate) fn raise(py: Python<'_>, value: Obj) -> Returned {
     fresh(py, value)
 }
 

@@ -1,0 +1,44 @@
+//! What asyncio knows of the coroutine that runs just now.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::call::call_function;
+use crate::object::Obj;
+
+/// A function of asyncio's C module.
+fn of_asyncio<'py>(
+    py: Python<'py>,
+    place: &'static PyOnceLock<Py<PyAny>>,
+    name: &str,
+) -> PyResult<&'static Py<PyAny>> {
+    place.get_or_try_init(py, || Ok(py.import("_asyncio")?.getattr(name)?.unbind()))
+}
+
+/// The event loop that runs in this thread.
+///
+/// # Errors
+/// `RuntimeError` if there is none.
+pub(super) fn running_loop(py: Python<'_>) -> PyResult<Obj> {
+    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let get = of_asyncio(py, &GET, "get_running_loop")?;
+    Ok(call_function(get.bind(py))?.into())
+}
+
+/// The task that runs in this thread; `None` if there is none, or no event loop.
+pub(crate) fn current_task(py: Python<'_>) -> PyResult<Option<Obj>> {
+    static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let running = of_asyncio(py, &RUNNING, "_get_running_loop")?;
+    let owner = call_function(running.bind(py))?;
+    if owner.is_none() {
+        return Ok(None);
+    }
+    // The C function is there from Python 3.12 on.
+    let current = CURRENT.get_or_try_init(py, || {
+        let module = py.import("asyncio.tasks")?;
+        PyResult::Ok(module.getattr("current_task")?.unbind())
+    })?;
+    let task = current.bind(py).call1((owner,))?;
+    Ok((!task.is_none()).then(|| task.into()))
+}

@@ -1,0 +1,69 @@
+"""What ``statistics()`` gives: who holds a thing, and who waits for it, across threads and tasks.
+
+Small named tuples, made when somebody asks and not before. The core knows a thread by its identifier and a task by
+itself; here the identifier becomes the ``threading.Thread``, as far as ``threading`` knows it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    import asyncio
+
+# A thread; the task of an event loop; the identifier of a thread that `threading` does not know (any more).
+Strand: TypeAlias = "threading.Thread | asyncio.Task[Any] | int"
+
+
+def strand(known: Any) -> Strand | None:
+    """The thread of an identifier; anything else as it is (a task, or None)."""
+    if not isinstance(known, int):
+        return known  # type: ignore[no-any-return]
+    return threading._active.get(known, known)  # type: ignore[attr-defined,no-any-return]
+
+
+def strands(known: Iterable[Any]) -> tuple[Strand, ...]:
+    """Those who wait, without those whose task is gone."""
+    return tuple(found for found in map(strand, known) if found is not None)
+
+
+class LockStatistics(NamedTuple):
+    """Who holds a lock and who waits for it.
+
+    ``holder`` is None while the lock is free. A thread that has ended while it held the lock is still named.
+    ``waiters`` are in the order in which they came.
+    """
+
+    locked: bool
+    holder: Strand | None
+    waiters: tuple[Strand, ...]
+
+    @classmethod
+    def of(cls, locked: bool, holder: Any, waiters: Iterable[Any]) -> LockStatistics:
+        return cls(locked, strand(holder), strands(waiters))
+
+
+class RLockStatistics(NamedTuple):
+    """As LockStatistics, and how often the holder has acquired the lock."""
+
+    locked: bool
+    holder: Strand | None
+    waiters: tuple[Strand, ...]
+    count: int
+
+    @classmethod
+    def of(cls, locked: bool, holder: Any, waiters: Iterable[Any], count: int) -> RLockStatistics:
+        return cls(locked, strand(holder), strands(waiters), count)
+
+
+class ConditionStatistics(NamedTuple):
+    """Who waits to be notified, and the statistics of the lock (None if it gives none)."""
+
+    waiters: tuple[Strand, ...]
+    lock: LockStatistics | RLockStatistics | None
+
+    @classmethod
+    def of(cls, waiters: Iterable[Any], lock: LockStatistics | RLockStatistics | None) -> ConditionStatistics:
+        return cls(strands(waiters), lock)
