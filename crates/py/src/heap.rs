@@ -312,6 +312,42 @@ impl<'a, 'py> Arguments<'a, 'py> {
     }
 }
 
+/// What a method's shortcut answers. These objects are the interpreter's own and need no token to be referred to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Quick {
+    None,
+    True,
+    False,
+}
+
+impl Quick {
+    /// The answer as an owned reference.
+    ///
+    /// # Safety
+    /// Attached.
+    #[inline]
+    pub(crate) unsafe fn object(self) -> *mut ffi::PyObject {
+        // SAFETY: static objects; before Python 3.12 they are counted like others, which needs the thread attached.
+        unsafe {
+            let object = match self {
+                Self::None => ffi::Py_None(),
+                Self::True => ffi::Py_True(),
+                Self::False => ffi::Py_False(),
+            };
+            #[cfg(not(Py_3_12))]
+            ffi::Py_INCREF(object);
+            object
+        }
+    }
+}
+
+impl From<bool> for Quick {
+    #[inline]
+    fn from(value: bool) -> Self {
+        if value { Self::True } else { Self::False }
+    }
+}
+
 /// One `PyMethodDef` of a raw type: its name, its docstring behind the signature that `inspect` reads, and how it
 /// is called.
 macro_rules! method {
@@ -328,6 +364,94 @@ macro_rules! method {
             $doc,
             pyo3::ffi::PyMethodDefPointer { PyCFunction: call },
             pyo3::ffi::METH_NOARGS,
+        )
+    }};
+    // A shortcut that does without the door: it gives an immortal object, or `None` if the whole method is needed.
+    ($name:literal, $doc:expr, noargs $quick:path, $function:path) => {{
+        unsafe extern "C" fn call(
+            this: *mut pyo3::ffi::PyObject,
+            _: *mut pyo3::ffi::PyObject,
+        ) -> *mut pyo3::ffi::PyObject {
+            // SAFETY: called by CPython on a live object.
+            unsafe {
+                match $quick(this) {
+                    Some(answer) => answer.object(),
+                    None => {
+                        $crate::heap::door(|py| $function(py, pyo3::Borrowed::from_ptr(py, this)))
+                    }
+                }
+            }
+        }
+        $crate::heap::definition(
+            $name,
+            $doc,
+            pyo3::ffi::PyMethodDefPointer { PyCFunction: call },
+            pyo3::ffi::METH_NOARGS,
+        )
+    }};
+    // The same for a method with arguments; the shortcut is for a call without.
+    ($name:literal, $doc:expr, keywords $quick:path, $function:path) => {{
+        unsafe extern "C" fn call(
+            this: *mut pyo3::ffi::PyObject,
+            values: *const *mut pyo3::ffi::PyObject,
+            count: pyo3::ffi::Py_ssize_t,
+            names: *mut pyo3::ffi::PyObject,
+        ) -> *mut pyo3::ffi::PyObject {
+            // SAFETY: called by CPython on live objects, by the convention that the flags name.
+            unsafe {
+                if count == 0
+                    && names.is_null()
+                    && let Some(answer) = $quick(this)
+                {
+                    return answer.object();
+                }
+                $crate::heap::door(|py| {
+                    $function(
+                        py,
+                        pyo3::Borrowed::from_ptr(py, this),
+                        $crate::heap::Arguments::new(py, values, count, names),
+                    )
+                })
+            }
+        }
+        $crate::heap::definition(
+            $name,
+            $doc,
+            pyo3::ffi::PyMethodDefPointer {
+                PyCFunctionFastWithKeywords: call,
+            },
+            pyo3::ffi::METH_FASTCALL | pyo3::ffi::METH_KEYWORDS,
+        )
+    }};
+    // `__exit__`: the shortcut is for whatever arguments.
+    ($name:literal, $doc:expr, exit $quick:path, $function:path) => {{
+        unsafe extern "C" fn call(
+            this: *mut pyo3::ffi::PyObject,
+            values: *const *mut pyo3::ffi::PyObject,
+            count: pyo3::ffi::Py_ssize_t,
+            names: *mut pyo3::ffi::PyObject,
+        ) -> *mut pyo3::ffi::PyObject {
+            // SAFETY: called by CPython on live objects, by the convention that the flags name.
+            unsafe {
+                match $quick(this) {
+                    Some(answer) => answer.object(),
+                    None => $crate::heap::door(|py| {
+                        $function(
+                            py,
+                            pyo3::Borrowed::from_ptr(py, this),
+                            $crate::heap::Arguments::new(py, values, count, names),
+                        )
+                    }),
+                }
+            }
+        }
+        $crate::heap::definition(
+            $name,
+            $doc,
+            pyo3::ffi::PyMethodDefPointer {
+                PyCFunctionFastWithKeywords: call,
+            },
+            pyo3::ffi::METH_FASTCALL | pyo3::ffi::METH_KEYWORDS,
         )
     }};
     // One parameter, by position as a rule, by name if somebody likes.

@@ -62,14 +62,29 @@ pub(crate) unsafe fn body<'a, B: Body>(object: Ref<'a, '_>) -> &'a B {
     unsafe { &(*object.as_ptr().cast::<Instance<B>>()).body }
 }
 
-/// The body of an object that may be anything, if it is of exactly this type: a derived one may have other methods.
+/// The body of the receiver, for a method's shortcut.
+///
+/// # Safety
+/// `object` is a live instance of `B`'s type, for as long as the body is used.
+#[inline]
+pub(crate) unsafe fn raw_body<'a, B: Body>(object: *mut ffi::PyObject) -> &'a B {
+    // SAFETY: says the caller; bodies are reached by shared reference alone until they die.
+    unsafe { &(*object.cast::<Instance<B>>()).body }
+}
+
+/// Whether an object that may be anything is of exactly this type: a derived one may have other methods.
+#[inline]
+pub(crate) fn is_exactly<B: Body>(object: *mut ffi::PyObject) -> bool {
+    let class = B::class().get().map(RawType::as_ptr);
+    // SAFETY: a live object has a type.
+    class == Some(unsafe { ffi::Py_TYPE(object) })
+}
+
+/// The body of an object that may be anything, if it is of exactly this type.
 #[inline]
 pub(crate) fn exactly<'a, B: Body>(object: Ref<'a, '_>) -> Option<&'a B> {
-    let class = B::class().get()?;
-    // SAFETY: a live object has a type.
-    let ours = unsafe { ffi::Py_TYPE(object.as_ptr()) } == class.as_ptr();
     // SAFETY: just checked.
-    ours.then(|| unsafe { body(object) })
+    is_exactly::<B>(object.as_ptr()).then(|| unsafe { body(object) })
 }
 
 /// Makes an instance from Rust, as calling the class would do, without `__init__`.

@@ -11,9 +11,9 @@ use std::sync::OnceLock;
 use std::task::Poll;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+use pyo3::{ffi, intern};
 use ropewalk_wait::line::{Call, Left};
 use ropewalk_wait::{Line, Ticket};
 
@@ -23,8 +23,8 @@ use super::rlock::{RLock, Saved};
 use super::{lock, look, rlock};
 use crate::call::call_method;
 use crate::guard::Guarded;
-use crate::heap::{self, Arguments, RawType, Ref, Returned, getter, method};
-use crate::native::{self, Body, Description, body};
+use crate::heap::{self, Arguments, Quick, RawType, Ref, Returned, getter, method};
+use crate::native::{self, Body, Description, body, raw_body};
 use crate::object::Obj;
 use crate::wait::{self, Operation, Timeout, Waiter, awaitable, block};
 
@@ -344,6 +344,42 @@ fn of<'a>(this: Ref<'a, '_>) -> &'a Condition {
     unsafe { body::<Condition>(this) }
 }
 
+/// The lock of a condition that has one of ours, and which of the two it is.
+#[inline]
+unsafe fn quick_lock(this: *mut ffi::PyObject) -> Option<(*mut ffi::PyObject, bool)> {
+    // SAFETY: the method's descriptor checked the type; the lock is alive as long as its condition.
+    let lock = unsafe { raw_body::<Condition>(this) }.lock.get()?.as_ptr();
+    if native::is_exactly::<RLock>(lock) {
+        Some((lock, true))
+    } else {
+        native::is_exactly::<Lock>(lock).then_some((lock, false))
+    }
+}
+
+/// `acquire()` and `__enter__()` of a lock that can be had at once.
+#[inline]
+unsafe fn take(this: *mut ffi::PyObject) -> Option<Quick> {
+    // SAFETY: the receiver, and a lock of the type that was just looked at.
+    unsafe {
+        match quick_lock(this)? {
+            (lock, true) => rlock::take(lock),
+            (lock, false) => lock::take(lock),
+        }
+    }
+}
+
+/// `release()` and `__exit__()` of a lock that nobody waits for.
+#[inline]
+unsafe fn free(this: *mut ffi::PyObject) -> Option<Quick> {
+    // SAFETY: as above.
+    unsafe {
+        match quick_lock(this)? {
+            (lock, true) => rlock::free(lock),
+            (lock, false) => lock::free(lock),
+        }
+    }
+}
+
 fn acquire(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let lock = of(this).lock()?.bind(py);
     match of(this).kind(py)? {
@@ -529,11 +565,11 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             name: c"ropewalk._core.Condition",
             doc: c"Condition(lock=None)\n--\n\nThe native half of ropewalk.threading.Condition.",
             methods: vec![
-                method!(c"acquire", c"acquire($self, /, *args, **kwargs)\n--\n\nAcquire the lock; the parameters are those of the lock's acquire().", keywords, acquire),
-                method!(c"release", c"release($self, /)\n--\n\nRelease the lock. Raises what the lock raises if it is not the caller's.", noargs, release),
+                method!(c"acquire", c"acquire($self, /, *args, **kwargs)\n--\n\nAcquire the lock; the parameters are those of the lock's acquire().", keywords take, acquire),
+                method!(c"release", c"release($self, /)\n--\n\nRelease the lock. Raises what the lock raises if it is not the caller's.", noargs free, release),
                 method!(c"locked", c"locked($self, /)\n--\n\nReturn whether the lock is locked.", noargs, locked),
-                method!(c"__enter__", c"__enter__($self, /)\n--\n\nAcquire the lock.", noargs, enter),
-                method!(c"__exit__", c"__exit__($self, /, *exc_info)\n--\n\nRelease the lock.", keywords, exit),
+                method!(c"__enter__", c"__enter__($self, /)\n--\n\nAcquire the lock.", noargs take, enter),
+                method!(c"__exit__", c"__exit__($self, /, *exc_info)\n--\n\nRelease the lock.", exit free, exit),
                 method!(c"wait", c"wait($self, /, timeout=None)\n--\n\nRelease the lock, wait until notified, and acquire the lock again.\n\ntimeout: seconds to wait at most; None waits without limit. Returns True, or False if the time was up.\nRaises RuntimeError if the caller does not hold the lock. An exception of a signal handler ends the wait as\nsoon as the lock is acquired again. See threading.Condition.wait in CPython's documentation.", keywords, wait_),
                 method!(c"notify", c"notify($self, /, n=1)\n--\n\nWake n of those who wait, those who came first.\n\nRaises RuntimeError if the caller does not hold the lock. See threading.Condition.notify in CPython's\ndocumentation.", keywords, notify),
                 method!(c"notify_all", c"notify_all($self, /)\n--\n\nWake all who wait. Raises RuntimeError if the caller does not hold the lock.", noargs, notify_all),

@@ -109,10 +109,39 @@ impl Held {
         self.holder.load(Ordering::Relaxed)
     }
 
+    /// Takes the lock for the calling thread if it is free and nobody waits: the shortcut.
+    #[inline]
+    pub(crate) fn take_quickly(&self) -> bool {
+        let taken = self.lock.take_quickly();
+        if taken {
+            self.holder.store(fork::this_thread(), Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Lets go if nobody waits and the holder is no task: the shortcut.
+    #[inline]
+    pub(crate) fn free_quickly(&self) -> bool {
+        let holder = self.holder();
+        if Holder::is_task(holder) {
+            return false;
+        }
+        self.holder.store(0, Ordering::Relaxed);
+        let free = self.lock.free_quickly();
+        if !free {
+            // The name stays until the lock is really let go.
+            self.holder.store(holder, Ordering::Relaxed);
+        }
+        free
+    }
+
     /// Takes the lock for the calling thread if it is free.
     #[inline]
     pub(crate) fn take(&self, py: Python<'_>) -> bool {
-        let taken = self.lock.take_quickly() || self.take_slowly(py);
+        if self.take_quickly() {
+            return true;
+        }
+        let taken = self.take_slowly(py);
         if taken {
             self.holder.store(fork::this_thread(), Ordering::Relaxed);
         }

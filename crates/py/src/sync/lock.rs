@@ -12,8 +12,8 @@ use ropewalk_wait::Ticket;
 
 use super::holder::{Held, Holder};
 use super::look;
-use crate::heap::{self, Arguments, RawType, Ref, Returned, method};
-use crate::native::{self, Body, Description, body};
+use crate::heap::{self, Arguments, Quick, RawType, Ref, Returned, method};
+use crate::native::{self, Body, Description, body, raw_body};
 use crate::object::Obj;
 use crate::wait::{self, Operation, Timeout, Waiter, awaitable, block};
 
@@ -91,6 +91,22 @@ impl Operation for Acquire {
 fn of<'a>(this: Ref<'a, '_>) -> &'a Lock {
     // SAFETY: the method's descriptor checked the type; an operation's target was a receiver.
     unsafe { body::<Lock>(this) }
+}
+
+/// `acquire()` and `__enter__()` of a free lock.
+#[inline]
+pub(super) unsafe fn take(this: *mut ffi::PyObject) -> Option<Quick> {
+    // SAFETY: the method's descriptor checked the type.
+    let held = unsafe { &raw_body::<Lock>(this).held };
+    held.take_quickly().then_some(Quick::True)
+}
+
+/// `release()` and `__exit__()` of a lock that nobody waits for.
+#[inline]
+pub(super) unsafe fn free(this: *mut ffi::PyObject) -> Option<Quick> {
+    // SAFETY: the method's descriptor checked the type.
+    let held = unsafe { &raw_body::<Lock>(this).held };
+    held.free_quickly().then_some(Quick::None)
 }
 
 pub(super) fn acquire(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
@@ -195,17 +211,17 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             name: c"ropewalk.threading.Lock",
             doc: c"Lock()\n--\n\nA lock for threads and tasks: threading.Lock, which can also be awaited.\n\n`with lock` in a thread, `async with lock` in a coroutine, on the same object at once. A newcomer may\novertake those who sleep; nobody is overtaken again after having been woken for nothing once.\nThread-safe. See threading.Lock in CPython's documentation.",
             methods: vec![
-                method!(c"acquire", ACQUIRE, keywords, acquire),
-                method!(c"release", RELEASE, noargs, release),
+                method!(c"acquire", ACQUIRE, keywords take, acquire),
+                method!(c"release", RELEASE, noargs free, release),
                 method!(c"locked", LOCKED, noargs, locked),
-                method!(c"__enter__", c"__enter__($self, /)\n--\n\nLock the lock.", noargs, enter),
-                method!(c"__exit__", c"__exit__($self, /, *exc_info)\n--\n\nUnlock the lock.", keywords, exit),
+                method!(c"__enter__", c"__enter__($self, /)\n--\n\nLock the lock.", noargs take, enter),
+                method!(c"__exit__", c"__exit__($self, /, *exc_info)\n--\n\nUnlock the lock.", exit free, exit),
                 method!(c"acquire_async", c"acquire_async($self, /, blocking=True, timeout=-1)\n--\n\nacquire() to be awaited: the coroutine waits, its event loop goes on.\n\nSame parameters, results and exceptions. A cancellation takes nothing: a lock that was on its way to the\ncancelled task goes to the next who waits. Raises RuntimeError if it has to wait and no event loop runs.", keywords, acquire_async),
                 method!(c"__aenter__", c"__aenter__($self, /)\n--\n\nLock the lock, to be awaited.", noargs, enter_async),
                 method!(c"__aexit__", c"__aexit__($self, /, *exc_info)\n--\n\nUnlock the lock.", keywords, exit_async),
                 method!(c"statistics", c"statistics($self, /)\n--\n\nReturn a LockStatistics: whether it is locked, who holds it, who waits for it. Thread-safe.", noargs, statistics),
-                method!(c"acquire_lock", ACQUIRE, keywords, acquire),
-                method!(c"release_lock", RELEASE, noargs, release),
+                method!(c"acquire_lock", ACQUIRE, keywords take, acquire),
+                method!(c"release_lock", RELEASE, noargs free, release),
                 method!(c"locked_lock", LOCKED, noargs, locked),
                 method!(c"_at_fork_reinit", c"_at_fork_reinit($self, /)\n--\n\nMake the lock free, in a forked child whose other threads are gone.", noargs, reinit),
             ],

@@ -15,8 +15,8 @@ use ropewalk_wait::Ticket;
 use super::holder::{Held, Holder};
 use super::lock::no_arguments;
 use super::look;
-use crate::heap::{self, Arguments, RawType, Ref, Returned, method};
-use crate::native::{self, Body, Description, body};
+use crate::heap::{self, Arguments, Quick, RawType, Ref, Returned, method};
+use crate::native::{self, Body, Description, body, raw_body};
 use crate::object::Obj;
 use crate::wait::{self, Operation, Timeout, Waiter, awaitable, block, current_task};
 
@@ -205,6 +205,43 @@ fn of<'a>(this: Ref<'a, '_>) -> &'a RLock {
     unsafe { body::<RLock>(this) }
 }
 
+/// `acquire()` and `__enter__()` of a lock that is free or the thread's own.
+#[inline]
+pub(super) unsafe fn take(this: *mut ffi::PyObject) -> Option<Quick> {
+    // SAFETY: the method's descriptor checked the type.
+    let lock = unsafe { raw_body::<RLock>(this) };
+    if lock.held.holder() == fork::this_thread() {
+        return lock.again().is_ok().then_some(Quick::True);
+    }
+    let taken = lock.held.take_quickly();
+    if taken {
+        lock.count.store(1, Ordering::Relaxed);
+    }
+    taken.then_some(Quick::True)
+}
+
+/// `release()` and `__exit__()` of the thread's own lock that nobody waits for.
+#[inline]
+pub(super) unsafe fn free(this: *mut ffi::PyObject) -> Option<Quick> {
+    // SAFETY: the method's descriptor checked the type.
+    let lock = unsafe { raw_body::<RLock>(this) };
+    if lock.held.holder() != fork::this_thread() {
+        return None;
+    }
+    // The next holder writes the count after this one is through with it.
+    let count = lock.count.load(Ordering::Relaxed);
+    if count > 1 {
+        lock.count.store(count - 1, Ordering::Relaxed);
+        return Some(Quick::None);
+    }
+    lock.count.store(0, Ordering::Relaxed);
+    if lock.held.free_quickly() {
+        return Some(Quick::None);
+    }
+    lock.count.store(count, Ordering::Relaxed);
+    None
+}
+
 pub(super) fn acquire(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let timeout = Timeout::of_acquire(py, given)?;
     if of(this).take(py)? {
@@ -348,11 +385,11 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             name: c"ropewalk.threading.RLock",
             doc: c"RLock()\n--\n\nA reentrant lock for threads and tasks: threading.RLock, which can also be awaited.\n\nIts holder may acquire it again, and releases it as often. `with lock` makes the thread its holder,\n`async with lock` the task: two tasks of one thread exclude each other. Thread-safe. See threading.RLock in\nCPython's documentation.",
             methods: vec![
-                method!(c"acquire", c"acquire($self, /, blocking=True, timeout=-1)\n--\n\nLock the lock, waiting until it is free or the caller's own.\n\nblocking: False does not wait. timeout: seconds to wait at most; -1 waits without limit.\nReturns True if the lock was acquired, False if it was not. Raises ValueError for a negative timeout, or one\nwith blocking=False; OverflowError for more than threading.TIMEOUT_MAX. Thread-safe; a signal handler that\nraises ends the wait. See threading.RLock.acquire in CPython's documentation.", keywords, acquire),
-                method!(c"release", c"release($self, /)\n--\n\nUnlock the lock once. Raises RuntimeError if neither this thread nor the running task holds it.", noargs, release),
+                method!(c"acquire", c"acquire($self, /, blocking=True, timeout=-1)\n--\n\nLock the lock, waiting until it is free or the caller's own.\n\nblocking: False does not wait. timeout: seconds to wait at most; -1 waits without limit.\nReturns True if the lock was acquired, False if it was not. Raises ValueError for a negative timeout, or one\nwith blocking=False; OverflowError for more than threading.TIMEOUT_MAX. Thread-safe; a signal handler that\nraises ends the wait. See threading.RLock.acquire in CPython's documentation.", keywords take, acquire),
+                method!(c"release", c"release($self, /)\n--\n\nUnlock the lock once. Raises RuntimeError if neither this thread nor the running task holds it.", noargs free, release),
                 method!(c"locked", c"locked($self, /)\n--\n\nReturn whether anybody holds the lock.", noargs, locked),
-                method!(c"__enter__", c"__enter__($self, /)\n--\n\nLock the lock.", noargs, enter),
-                method!(c"__exit__", c"__exit__($self, /, *exc_info)\n--\n\nUnlock the lock once.", keywords, exit),
+                method!(c"__enter__", c"__enter__($self, /)\n--\n\nLock the lock.", noargs take, enter),
+                method!(c"__exit__", c"__exit__($self, /, *exc_info)\n--\n\nUnlock the lock once.", exit free, exit),
                 method!(c"acquire_async", c"acquire_async($self, /, blocking=True, timeout=-1)\n--\n\nacquire() to be awaited: the running task becomes the holder, its event loop goes on.\n\nSame parameters, results and exceptions. A cancellation takes nothing: a lock that was on its way to the\ncancelled task goes to the next who waits. Raises RuntimeError if it has to wait and no event loop runs.", keywords, acquire_async),
                 method!(c"__aenter__", c"__aenter__($self, /)\n--\n\nLock the lock, to be awaited.", noargs, enter_async),
                 method!(c"__aexit__", c"__aexit__($self, /, *exc_info)\n--\n\nUnlock the lock once.", keywords, exit_async),

@@ -32,9 +32,9 @@ pub(crate) fn block(
 ) -> PyResult<Obj> {
     let parker = parker();
     let who = Waiter::Thread(Arc::clone(&parker));
+    let mut now = timeout == Timeout::Now;
     let mut deadline = match timeout {
-        Timeout::Now => Some(0),
-        Timeout::Forever => None,
+        Timeout::Now | Timeout::Forever => None,
         Timeout::At(nanos) => Some(nanos),
     };
     // What is raised when the operation has put in order what it must.
@@ -45,7 +45,12 @@ pub(crate) fn block(
             Ok(Poll::Pending) => {}
             Err(error) => return Err(error),
         }
-        match py.detach(|| parker.park(deadline)) {
+        let parked = if std::mem::take(&mut now) {
+            Parked::TimedOut
+        } else {
+            py.detach(|| parker.park(deadline))
+        };
+        match parked {
             Parked::Woken => {}
             Parked::TimedOut => {
                 deadline = None;
