@@ -20,7 +20,7 @@ use std::ptr;
 
 use pyo3::exceptions::{PyImportError, PySystemError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple, PyType};
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use pyo3::{Borrowed, ffi, intern};
 
 /// What an entry point gives back: an owned reference.
@@ -241,6 +241,26 @@ impl<'a, 'py> Arguments<'a, 'py> {
             }
         }
         Ok(found.map(|value| value.filter(|value| !value.is_none())))
+    }
+
+    /// As a tuple and a dict, the way `__init__` takes them.
+    pub(crate) fn to_python(
+        self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
+        // SAFETY: arguments of the call that is being served.
+        let value = |pointer: &*mut ffi::PyObject| unsafe { Borrowed::from_ptr(py, *pointer) };
+        let args = PyTuple::new(py, self.positional().iter().map(value))?;
+        if self.names.is_null() {
+            return Ok((args, None));
+        }
+        let kwargs = PyDict::new(py);
+        // SAFETY: not NULL, so it is the tuple of keyword names.
+        let names = unsafe { Borrowed::from_ptr(py, self.names).cast_unchecked::<PyTuple>() };
+        for (name, given) in names.iter().zip(&self.values[self.positional().len()..]) {
+            kwargs.set_item(name, value(given))?;
+        }
+        Ok((args, Some(kwargs)))
     }
 
     /// Calls `function` with the same arguments and one more by name (`names` holds it alone).

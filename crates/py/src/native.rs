@@ -25,6 +25,9 @@ pub(crate) trait Body: Default + Send + Sync + 'static {
     /// Where the type is kept.
     fn class() -> &'static OnceLock<RawType>;
 
+    /// Whether a new instance needs no `__init__`, if there are no arguments.
+    const BORN_READY: bool;
+
     /// Shows each reference to the collector, until it has seen enough (not 0).
     fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int;
 
@@ -144,7 +147,12 @@ pub(crate) fn register<B: Body>(module: &Bound<'_, PyModule>, about: Description
             slots,
         },
     )?;
-    let class = B::class().get_or_init(|| raw).bind(py);
+    let class = B::class().get_or_init(|| raw);
+    if B::BORN_READY {
+        // SAFETY: a ready type that nobody uses yet. Derived types do not inherit this field.
+        unsafe { (*class.as_ptr()).tp_vectorcall = Some(call::<B>) };
+    }
+    let class = class.bind(py);
     module.add(class.name()?, class)
 }
 
@@ -180,6 +188,29 @@ unsafe extern "C" fn new<B: Body>(
 ) -> *mut ffi::PyObject {
     // SAFETY: CPython calls this for the type or one derived from it.
     unsafe { allocate::<B>(class) }
+}
+
+/// A call of the class itself, without the tuple of arguments that `__init__` would want to see.
+unsafe extern "C" fn call<B: Body>(
+    class: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: usize,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: CPython calls this on the type, by the calling convention of PEP 590.
+    unsafe {
+        let positional = ffi::PyVectorcall_NARGS(count);
+        if positional == 0 && names.is_null() {
+            return allocate::<B>(class.cast());
+        }
+        heap::door(|py| {
+            let given = heap::Arguments::new(py, values, positional, names);
+            let (args, kwargs) = given.to_python(py)?;
+            let object = Bound::from_owned_ptr_or_err(py, allocate::<B>(class.cast()))?;
+            B::init(object.as_borrowed(), &args, kwargs.as_ref())?;
+            Ok(object.into_ptr())
+        })
+    }
 }
 
 unsafe extern "C" fn init<B: Body>(

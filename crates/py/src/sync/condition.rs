@@ -49,6 +49,8 @@ impl Body for Condition {
         &CLASS
     }
 
+    const BORN_READY: bool = false;
+
     fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int {
         let answer = self.lock.get().map_or(0, &mut *visit);
         if answer != 0 {
@@ -485,6 +487,26 @@ fn check_owned(py: Python<'_>, condition: &Condition) -> PyResult<()> {
     Err(PyRuntimeError::new_err("cannot notify on un-acquired lock"))
 }
 
+/// `notify()` and `notify_all()` where nobody waits.
+#[inline]
+unsafe fn notify_nobody(this: *mut ffi::PyObject) -> Option<Quick> {
+    // SAFETY: the receiver of a call, on an attached thread.
+    let condition = unsafe { raw_body::<Condition>(this) };
+    // SAFETY: as above.
+    let owned = match unsafe { quick_lock(this)? } {
+        // SAFETY: a lock of that type, which its condition keeps alive.
+        (lock, true) => unsafe { raw_body::<RLock>(lock) }.is_this_threads(),
+        // SAFETY: the same.
+        (lock, false) => unsafe { raw_body::<Lock>(lock) }
+            .held
+            .is_held_quickly()
+            .unwrap_or(false),
+    };
+    // A look that cannot fail: there is no door here to catch a panic.
+    let nobody = condition.line.try_look(Line::is_empty);
+    (owned && nobody == Some(true)).then_some(Quick::None)
+}
+
 fn notify(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let condition = of(this);
     check_owned(py, condition)?;
@@ -571,8 +593,8 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
                 method!(c"__enter__", c"__enter__($self, /)\n--\n\nAcquire the lock.", noargs take, enter),
                 method!(c"__exit__", c"__exit__($self, /, *exc_info)\n--\n\nRelease the lock.", exit free, exit),
                 method!(c"wait", c"wait($self, /, timeout=None)\n--\n\nRelease the lock, wait until notified, and acquire the lock again.\n\ntimeout: seconds to wait at most; None waits without limit. Returns True, or False if the time was up.\nRaises RuntimeError if the caller does not hold the lock. An exception of a signal handler ends the wait as\nsoon as the lock is acquired again. See threading.Condition.wait in CPython's documentation.", keywords, wait_),
-                method!(c"notify", c"notify($self, /, n=1)\n--\n\nWake n of those who wait, those who came first.\n\nRaises RuntimeError if the caller does not hold the lock. See threading.Condition.notify in CPython's\ndocumentation.", keywords, notify),
-                method!(c"notify_all", c"notify_all($self, /)\n--\n\nWake all who wait. Raises RuntimeError if the caller does not hold the lock.", noargs, notify_all),
+                method!(c"notify", c"notify($self, /, n=1)\n--\n\nWake n of those who wait, those who came first.\n\nRaises RuntimeError if the caller does not hold the lock. See threading.Condition.notify in CPython's\ndocumentation.", keywords notify_nobody, notify),
+                method!(c"notify_all", c"notify_all($self, /)\n--\n\nWake all who wait. Raises RuntimeError if the caller does not hold the lock.", noargs notify_nobody, notify_all),
                 method!(c"acquire_async", c"acquire_async($self, /, blocking=True, timeout=-1)\n--\n\nacquire() to be awaited. Raises TypeError if the lock is none of ropewalk's, which cannot be awaited.", keywords, acquire_async),
                 method!(c"wait_async", c"wait_async($self, /, timeout=None)\n--\n\nwait() to be awaited: same parameters, results and exceptions.\n\nA cancelled task passes a notification that was on its way to it on to the next who waits; it ends as soon as\nit holds the lock again. Raises TypeError if the lock is none of ropewalk's, which cannot be awaited.", keywords, wait_async),
                 method!(c"__aenter__", c"__aenter__($self, /)\n--\n\nAcquire the lock, to be awaited.", noargs, enter_async),

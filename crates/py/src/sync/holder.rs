@@ -224,6 +224,12 @@ impl Held {
         }
     }
 
+    /// Whether somebody holds the lock; `None` if that takes the guard.
+    #[inline]
+    pub(crate) fn is_held_quickly(&self) -> Option<bool> {
+        self.lock.is_held_quickly()
+    }
+
     /// Whether somebody holds the lock.
     #[inline]
     pub(crate) fn is_held(&self, py: Python<'_>) -> bool {

@@ -30,6 +30,8 @@ impl Body for Lock {
         &CLASS
     }
 
+    const BORN_READY: bool = true;
+
     fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int {
         self.held.visit(visit)
     }

@@ -35,6 +35,8 @@ impl Body for RLock {
         &CLASS
     }
 
+    const BORN_READY: bool = true;
+
     fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int {
         self.held.visit(visit)
     }
@@ -73,6 +75,11 @@ impl Saved {
 impl RLock {
     pub(super) fn is_held(&self, py: Python<'_>) -> bool {
         self.held.is_held(py)
+    }
+
+    #[inline]
+    pub(super) fn is_this_threads(&self) -> bool {
+        self.held.holder() == fork::this_thread()
     }
 
     /// Takes the lock for the calling thread if it is free or the thread's already.
