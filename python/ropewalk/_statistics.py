@@ -51,11 +51,11 @@ class RLockStatistics(NamedTuple):
     locked: bool
     holder: Strand | None
     waiters: tuple[Strand, ...]
-    count: int
+    depth: int
 
     @classmethod
-    def of(cls, locked: bool, holder: Any, waiters: Iterable[Any], count: int) -> RLockStatistics:
-        return cls(locked, strand(holder), strands(waiters), count)
+    def of(cls, locked: bool, holder: Any, waiters: Iterable[Any], depth: int) -> RLockStatistics:
+        return cls(locked, strand(holder), strands(waiters), depth)
 
 
 class ConditionStatistics(NamedTuple):

@@ -551,6 +551,18 @@ macro_rules! getter {
 }
 pub(crate) use getter;
 
+/// The slot of `repr()`, for a type's list of slots.
+macro_rules! repr_slot {
+    ($function:path) => {{
+        unsafe extern "C" fn slot(this: *mut pyo3::ffi::PyObject) -> *mut pyo3::ffi::PyObject {
+            // SAFETY: called by CPython on a live object.
+            unsafe { $crate::heap::door(|py| $function(py, pyo3::Borrowed::from_ptr(py, this))) }
+        }
+        (pyo3::ffi::Py_tp_repr, slot as *mut std::ffi::c_void)
+    }};
+}
+pub(crate) use repr_slot;
+
 pub(crate) const fn definition(
     name: &'static CStr,
     doc: &'static CStr,

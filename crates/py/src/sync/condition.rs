@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 use pyo3::{ffi, intern};
 use ropewalk_wait::line::{Call, Left};
 use ropewalk_wait::{Line, Ticket};
@@ -539,6 +539,40 @@ fn is_owned(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     heap::boolean(py, of(this).is_owned(py)?)
 }
 
+/// Asks the lock for `_release_save()` and its like, of which a plain lock has the simple half alone.
+fn ask_lock(
+    py: Python<'_>,
+    this: Ref<'_, '_>,
+    name: &Bound<'_, PyString>,
+    simple: &Bound<'_, PyString>,
+    given: Arguments<'_, '_>,
+) -> Returned {
+    let lock = of(this).lock()?.bind(py);
+    if lock.hasattr(name)? {
+        return given.call_method(py, lock, name);
+    }
+    Ok(call_method(&lock, simple, [])?.into_ptr())
+}
+
+fn release_save(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
+    let names = (intern!(py, "_release_save"), intern!(py, "release"));
+    ask_lock(py, this, names.0, names.1, given)
+}
+
+fn acquire_restore(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
+    let names = (intern!(py, "_acquire_restore"), intern!(py, "acquire"));
+    ask_lock(py, this, names.0, names.1, given)
+}
+
+fn repr(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    let count = of(this).line.with(py, |line| line.len());
+    let lock = of(this).lock()?.bind(py).repr()?;
+    Ok(format!("<Condition({lock}, {count})>")
+        .into_pyobject(py)?
+        .into_any()
+        .into_ptr())
+}
+
 fn reinit(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     let condition = of(this);
     let lock = condition.lock()?.bind(py);
@@ -601,10 +635,12 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
                 method!(c"__aexit__", c"__aexit__($self, /, *exc_info)\n--\n\nRelease the lock.", keywords, exit_async),
                 method!(c"statistics", c"statistics($self, /)\n--\n\nReturn a ConditionStatistics: who waits, and the statistics of the lock. Thread-safe.", noargs, statistics),
                 method!(c"_is_owned", c"_is_owned($self, /)\n--\n\nReturn whether the caller holds the lock.", noargs, is_owned),
+                method!(c"_release_save", c"_release_save($self, /)\n--\n\nRelease the lock altogether, and return what _acquire_restore() takes.", keywords, release_save),
+                method!(c"_acquire_restore", c"_acquire_restore($self, state, /)\n--\n\nAcquire the lock as it was before _release_save().", keywords, acquire_restore),
                 method!(c"_at_fork_reinit", c"_at_fork_reinit($self, /)\n--\n\nForget lock and waiters, in a forked child whose other threads are gone.", noargs, reinit),
             ],
             getters: vec![getter!(c"_lock", the_lock), getter!(c"_waiters", waiter_list)],
-            slots: vec![],
+            slots: vec![heap::repr_slot!(repr)],
         },
     )
 }

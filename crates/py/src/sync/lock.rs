@@ -1,6 +1,6 @@
 //! `Lock`.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 use std::sync::OnceLock;
 use std::task::Poll;
 
@@ -197,11 +197,6 @@ fn repr(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     .into_ptr())
 }
 
-unsafe extern "C" fn repr_slot(this: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a live object.
-    unsafe { heap::door(|py| repr(py, pyo3::Borrowed::from_ptr(py, this))) }
-}
-
 /// Makes the type.
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     const ACQUIRE: &std::ffi::CStr = c"acquire($self, /, blocking=True, timeout=-1)\n--\n\nLock the lock, waiting until it is free.\n\nblocking: False does not wait. timeout: seconds to wait at most; -1 waits without limit.\nReturns True if the lock was acquired, False if it was not. Raises ValueError for a negative timeout, or one\nwith blocking=False; OverflowError for more than threading.TIMEOUT_MAX. Thread-safe; a signal handler that\nraises ends the wait. See threading.Lock.acquire in CPython's documentation.";
@@ -228,7 +223,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
                 method!(c"_at_fork_reinit", c"_at_fork_reinit($self, /)\n--\n\nMake the lock free, in a forked child whose other threads are gone.", noargs, reinit),
             ],
             getters: vec![],
-            slots: vec![(ffi::Py_tp_repr, repr_slot as *mut c_void)],
+            slots: vec![heap::repr_slot!(repr)],
         },
     )
 }

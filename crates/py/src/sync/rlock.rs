@@ -1,6 +1,6 @@
 //! `RLock`: a lock that its holder may take again.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -379,11 +379,6 @@ fn repr(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     .into_ptr())
 }
 
-unsafe extern "C" fn repr_slot(this: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a live object.
-    unsafe { heap::door(|py| repr(py, pyo3::Borrowed::from_ptr(py, this))) }
-}
-
 /// Makes the type.
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     native::register::<RLock>(
@@ -408,7 +403,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
                 method!(c"_at_fork_reinit", c"_at_fork_reinit($self, /)\n--\n\nMake the lock free, in a forked child whose other threads are gone.", noargs, reinit),
             ],
             getters: vec![],
-            slots: vec![(ffi::Py_tp_repr, repr_slot as *mut c_void)],
+            slots: vec![heap::repr_slot!(repr)],
         },
     )
 }

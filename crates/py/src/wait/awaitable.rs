@@ -427,11 +427,6 @@ fn repr(py: Python<'_>, wait: Ref<'_, '_>) -> heap::Returned {
         .into_ptr())
 }
 
-unsafe extern "C" fn repr_slot(wait: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a live object.
-    unsafe { heap::door(|py| repr(py, pyo3::Borrowed::from_ptr(py, wait))) }
-}
-
 fn waited_for(py: Python<'_>, wait: Ref<'_, '_>) -> heap::Returned {
     match body(wait, |body| body.target.clone()) {
         Some(target) => Ok(target.into_ptr()),
@@ -446,7 +441,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let mut getters = coroutine::getters!(Wait);
     getters.push(getter!(c"target", waited_for));
     let mut slots = coroutine::slots::<Wait>();
-    slots.push((ffi::Py_tp_repr, repr_slot as *mut c_void));
+    slots.push(heap::repr_slot!(repr));
     let raw = RawType::new(
         &object,
         Plan {
