@@ -10,7 +10,7 @@
 //! | [`lock`] | a lock whose uncontended half is one atomic word |
 //! | [`parker`] | how a thread waits: a futex that hears signals |
 //!
-//! The protocol, who may do what when, and why no wake-up is lost, is in `README.md` beside this file.
+//! The protocol, who may do what when, and why no wake-up is lost, is in the crate's `README.md`.
 //!
 //! # State machines, not locks
 //!
