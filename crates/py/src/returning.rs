@@ -2,7 +2,7 @@
 //!
 //! It costs more to make than everything else about a read that finds its bytes. The interpreter takes the value
 //! out and drops the exception at once, so one exception serves again and again; a debugger or a tracer that has
-//! kept it makes it somebody else's. It keeps the last value alive until the next, so only small ones travel so.
+//! kept it makes it somebody else's. It keeps the last value alive until the next, so only small ones travel so: a few bytes, a truth value.
 
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
@@ -23,12 +23,16 @@ pub(crate) fn raise(py: Python<'_>, value: Obj) -> Returned {
 
     static KEPT: Guarded<Option<Obj>> = Guarded::new(None);
 
-    // SAFETY: a live object; for what is no `bytes` object the size is -1, and the error that says so is cleared.
-    let size = unsafe { ffi::PyBytes_Size(value.as_ptr()) };
-    if size < 0 {
-        drop(PyErr::take(py));
-    }
-    if !(0..=SMALL).contains(&size) {
+    // SAFETY: live objects.
+    let small = unsafe {
+        let object = value.as_ptr();
+        if ffi::PyBytes_CheckExact(object) != 0 {
+            (0..=SMALL).contains(&ffi::PyBytes_Size(object))
+        } else {
+            object == ffi::Py_True() || object == ffi::Py_False()
+        }
+    };
+    if !small {
         return fresh(py, value);
     }
     let kept = KEPT.with(py, Option::take);

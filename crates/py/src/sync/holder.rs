@@ -38,13 +38,12 @@ impl Holder {
 
     /// The running task, or the thread where none runs.
     pub(crate) fn task(py: Python<'_>) -> Self {
-        // A program that has broken `current_task` still has its lock, in the thread's name.
         match wait::current_task(py) {
-            Ok(Some(task)) => Self {
+            Some(task) => Self {
                 number: task.as_ptr() as usize | TASK,
                 task: Some(task),
             },
-            _ => Self::thread(),
+            None => Self::thread(),
         }
     }
 
@@ -154,6 +153,15 @@ impl Held {
             && self
                 .queue
                 .with(py, |queue| self.lock.take(&mut queue.permits))
+    }
+
+    /// Takes the lock for the running task if it is free.
+    pub(crate) fn take_for_task(&self, py: Python<'_>) -> bool {
+        let taken = self.lock.take_quickly() || self.take_slowly(py);
+        if taken {
+            self.rename(py, Holder::task(py));
+        }
+        taken
     }
 
     /// Tries for a waiter, who holds the lock as `holder` then; or gives it a place.

@@ -15,7 +15,7 @@ use super::look;
 use crate::heap::{self, Arguments, Quick, RawType, Ref, Returned, method};
 use crate::native::{self, Body, Description, body, raw_body};
 use crate::object::Obj;
-use crate::wait::{self, Operation, Timeout, Waiter, awaitable, block};
+use crate::wait::{self, Operation, Timeout, Waiter, awaitable, block, settled};
 
 /// The body of a `Lock`.
 #[derive(Default)]
@@ -63,6 +63,25 @@ pub(super) fn no_arguments(
 #[derive(Default)]
 pub(super) struct Acquire {
     place: Option<Ticket>,
+    /// For `async with`, whose result is `None`, as asyncio's own.
+    entering: bool,
+}
+
+impl Acquire {
+    /// For `async with`.
+    pub(super) fn entering() -> Self {
+        Self {
+            place: None,
+            entering: true,
+        }
+    }
+
+    fn taken(&self, py: Python<'_>) -> PyResult<Poll<Obj>> {
+        if self.entering {
+            return Ok(Poll::Ready(py.None().into_bound(py).into()));
+        }
+        wait::ready(py, true)
+    }
 }
 
 impl Operation for Acquire {
@@ -70,7 +89,7 @@ impl Operation for Acquire {
         let held = &of(target).held;
         let holder = Holder::of(py, who);
         if held.poll(py, &mut self.place, who, &holder) {
-            return wait::ready(py, true);
+            return self.taken(py);
         }
         Ok(Poll::Pending)
     }
@@ -160,14 +179,17 @@ pub(super) fn acquire_async(
 }
 
 pub(super) fn enter_async(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
-    let operation = Box::new(Acquire::default());
+    if of(this).held.take_for_task(py) {
+        return settled(py);
+    }
+    let operation = Box::new(Acquire::entering());
     Ok(awaitable(py, this, operation, Timeout::Forever, "Lock.__aenter__")?.into_ptr())
 }
 
 pub(super) fn exit_async(py: Python<'_>, this: Ref<'_, '_>, _given: Arguments<'_, '_>) -> Returned {
-    // SAFETY: a new reference to None.
-    let none = unsafe { Obj::from_owned(release(py, this)?) }.ok_or_else(|| PyErr::fetch(py))?;
-    Ok(wait::done(py, this, none, "Lock.__aexit__")?.into_ptr())
+    // SAFETY: a new reference to None, which is of no use.
+    drop(unsafe { Obj::from_owned(release(py, this)?) });
+    settled(py)
 }
 
 fn reinit(py: Python<'_>, this: Ref<'_, '_>) -> Returned {

@@ -18,7 +18,7 @@ use super::look;
 use crate::heap::{self, Arguments, Quick, RawType, Ref, Returned, method};
 use crate::native::{self, Body, Description, body, raw_body};
 use crate::object::Obj;
-use crate::wait::{self, Operation, Timeout, Waiter, awaitable, block, current_task};
+use crate::wait::{self, Operation, Timeout, Waiter, awaitable, block, settled};
 
 /// The body of an `RLock`.
 #[derive(Default)]
@@ -96,6 +96,20 @@ impl RLock {
         Ok(taken)
     }
 
+    /// Takes the lock for the running task if it is free or the task's already.
+    fn take_for_task(&self, py: Python<'_>) -> PyResult<bool> {
+        let holder = self.held.holder();
+        if holder != 0 && holder == number_of_task(py, holder) {
+            self.again()?;
+            return Ok(true);
+        }
+        let taken = self.held.take_for_task(py);
+        if taken {
+            self.count.store(1, Ordering::Relaxed);
+        }
+        Ok(taken)
+    }
+
     /// The holder takes it once more.
     #[inline]
     fn again(&self) -> PyResult<()> {
@@ -164,7 +178,7 @@ impl RLock {
 
 /// The number of the running task, if a task is meant at all.
 fn number_of_task(py: Python<'_>, holder: usize) -> usize {
-    if Holder::is_task(holder) && matches!(current_task(py), Ok(Some(_))) {
+    if Holder::is_task(holder) {
         Holder::task(py).number()
     } else {
         0
@@ -175,6 +189,25 @@ fn number_of_task(py: Python<'_>, holder: usize) -> usize {
 #[derive(Default)]
 pub(super) struct Acquire {
     place: Option<Ticket>,
+    /// For `async with`, whose result is `None`, as asyncio's own.
+    entering: bool,
+}
+
+impl Acquire {
+    /// For `async with`.
+    pub(super) fn entering() -> Self {
+        Self {
+            place: None,
+            entering: true,
+        }
+    }
+
+    fn taken(&self, py: Python<'_>) -> PyResult<Poll<Obj>> {
+        if self.entering {
+            return Ok(Poll::Ready(py.None().into_bound(py).into()));
+        }
+        wait::ready(py, true)
+    }
 }
 
 impl Operation for Acquire {
@@ -183,11 +216,11 @@ impl Operation for Acquire {
         let holder = Holder::of(py, who);
         if lock.held.holder() == holder.number() {
             lock.again()?;
-            return wait::ready(py, true);
+            return self.taken(py);
         }
         let saved = Saved::once(holder);
         if lock.poll(py, &mut self.place, who, &saved) {
-            return wait::ready(py, true);
+            return self.taken(py);
         }
         Ok(Poll::Pending)
     }
@@ -296,14 +329,17 @@ pub(super) fn acquire_async(
 }
 
 pub(super) fn enter_async(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
-    let operation = Box::new(Acquire::default());
+    if of(this).take_for_task(py)? {
+        return settled(py);
+    }
+    let operation = Box::new(Acquire::entering());
     Ok(awaitable(py, this, operation, Timeout::Forever, "RLock.__aenter__")?.into_ptr())
 }
 
 pub(super) fn exit_async(py: Python<'_>, this: Ref<'_, '_>, _given: Arguments<'_, '_>) -> Returned {
-    of(this).free(py)?;
-    let none = py.None().into_bound(py).into();
-    Ok(wait::done(py, this, none, "RLock.__aexit__")?.into_ptr())
+    // SAFETY: a new reference to None, which is of no use.
+    drop(unsafe { Obj::from_owned(release(py, this)?) });
+    settled(py)
 }
 
 fn is_owned(py: Python<'_>, this: Ref<'_, '_>) -> Returned {

@@ -106,37 +106,6 @@ pub(crate) fn awaitable(
     }
 }
 
-/// The awaitable of something that is done already.
-pub(crate) fn done(
-    py: Python<'_>,
-    target: Ref<'_, '_>,
-    value: Obj,
-    name: &'static str,
-) -> PyResult<Obj> {
-    awaitable(py, target, Box::new(Done(value)), Timeout::Forever, name)
-}
-
-/// The operation that has its result.
-struct Done(Obj);
-
-impl Operation for Done {
-    fn poll(&mut self, _: Python<'_>, _: Ref<'_, '_>, _: &Waiter) -> PyResult<Poll<Obj>> {
-        Ok(Poll::Ready(self.0.clone()))
-    }
-
-    fn expire(&mut self, _: Python<'_>, _: Ref<'_, '_>) -> PyResult<Option<Obj>> {
-        Ok(Some(self.0.clone()))
-    }
-
-    fn leave(&mut self, _: Python<'_>, _: Ref<'_, '_>) -> bool {
-        true
-    }
-
-    fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int {
-        visit(&self.0)
-    }
-}
-
 /// Looks into a wait. No Python code runs in `f`.
 #[inline]
 fn body<R>(wait: Ref<'_, '_>, f: impl FnOnce(&mut Body) -> R) -> R {
@@ -172,10 +141,14 @@ pub(super) fn wake(wait: &Obj) -> bool {
 /// Completes the future of a wait, if it still waits.
 fn complete(future: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = future.py();
-    if !call_method(future, intern!(py, "done"), [])?.is_truthy()? {
-        call_method(future, intern!(py, "set_result"), [py.None().bind(py)])?;
+    match call_method(future, intern!(py, "set_result"), [py.None().bind(py)]) {
+        Ok(_) => Ok(()),
+        // It was cancelled, and nobody waits for it any more; or else its loop is closed.
+        Err(error) => match call_method(future, intern!(py, "cancelled"), [])?.is_truthy()? {
+            true => Ok(()),
+            false => Err(error),
+        },
     }
-    Ok(())
 }
 
 /// Has the loop complete the future.
@@ -323,7 +296,7 @@ fn pause(py: Python<'_>, wait: Ref<'_, '_>) -> PyResult<Obj> {
         Some(owner) => owner,
         None => {
             let owner = running_loop(py)?;
-            let task = current_task(py)?;
+            let task = current_task(py);
             body(wait, |body| {
                 body.pause.owner = Some(owner.clone());
                 body.pause.task = task;
@@ -435,7 +408,7 @@ fn waited_for(py: Python<'_>, wait: Ref<'_, '_>) -> heap::Returned {
 }
 
 /// Makes the type.
-pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     let object: Bound<'_, PyType> = py.import("builtins")?.getattr("object")?.cast_into()?;
     let mut getters = coroutine::getters!(Wait);

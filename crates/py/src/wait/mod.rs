@@ -9,6 +9,7 @@
 //! where there is no GIL, is why no guard is ever held in a forked child by a thread that is gone.
 
 mod awaitable;
+mod settled;
 mod task;
 mod thread;
 mod timeout;
@@ -21,7 +22,8 @@ use pyo3::prelude::*;
 use ropewalk_wait::line::Call;
 use ropewalk_wait::{Parker, Ticket};
 
-pub(crate) use awaitable::{awaitable, done, register};
+pub(crate) use awaitable::awaitable;
+pub(crate) use settled::settled;
 pub(crate) use task::current_task;
 pub(crate) use thread::block;
 pub(crate) use timeout::Timeout;
@@ -131,4 +133,10 @@ pub(crate) fn boolean(py: Python<'_>, value: bool) -> Obj {
         .to_owned()
         .into_any()
         .into()
+}
+
+/// Makes the types.
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    settled::register(module)?;
+    awaitable::register(module)
 }

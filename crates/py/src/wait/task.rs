@@ -26,19 +26,14 @@ pub(super) fn running_loop(py: Python<'_>) -> PyResult<Obj> {
 }
 
 /// The task that runs in this thread; `None` if there is none, or no event loop.
-pub(crate) fn current_task(py: Python<'_>) -> PyResult<Option<Obj>> {
-    static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+#[inline]
+pub(crate) fn current_task(py: Python<'_>) -> Option<Obj> {
     static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let running = of_asyncio(py, &RUNNING, "_get_running_loop")?;
-    let owner = call_function(running.bind(py))?;
-    if owner.is_none() {
-        return Ok(None);
-    }
-    // The C function is there from Python 3.12 on.
+    // A function in C from Python 3.12 on, which raises where no event loop runs.
     let current = CURRENT.get_or_try_init(py, || {
         let module = py.import("asyncio.tasks")?;
         PyResult::Ok(module.getattr("current_task")?.unbind())
-    })?;
-    let task = current.bind(py).call1((owner,))?;
-    Ok((!task.is_none()).then(|| task.into()))
+    });
+    let task = call_function(current.ok()?.bind(py)).ok()?;
+    (!task.is_none()).then(|| task.into())
 }
