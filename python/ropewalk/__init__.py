@@ -2,7 +2,7 @@
 
     import ropewalk
     ropewalk.run(main())     # asyncio.run on the Rust event loop
-    ropewalk.install()       # the Rust event loop for the whole process
+    ropewalk.install()       # all of it for the whole process: asyncio, threading, queue, concurrent.futures
 
 or, without touching the program: ``ropewalk run program.py``.
 
@@ -16,9 +16,11 @@ TYPE_CHECKING = False  # type checkers know the name; importing `typing` takes m
 if TYPE_CHECKING:
     from typing import Any
 
-    from ropewalk.asyncio import install, new_event_loop, run, uninstall
+    from ropewalk._replace import Replacement
+    from ropewalk.asyncio import new_event_loop, run
+    from ropewalk.launch._install import install, installed, uninstall
 
-__all__ = ["__version__", "install", "new_event_loop", "run", "uninstall"]
+__all__ = ["Replacement", "__version__", "install", "installed", "new_event_loop", "run", "uninstall"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,6 +28,14 @@ def __getattr__(name: str) -> Any:
         from ropewalk._core import __version__
 
         return __version__
+    if name in ("install", "installed", "uninstall"):
+        from ropewalk.launch import _install
+
+        return getattr(_install, name)
+    if name == "Replacement":
+        from ropewalk._replace import Replacement
+
+        return Replacement
     if name in __all__:
         import ropewalk.asyncio
 

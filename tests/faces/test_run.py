@@ -427,7 +427,7 @@ import asyncio, importlib.util, sys
 loader = asyncio.__loader__
 assert loader is asyncio.__spec__.loader is importlib.util.find_spec("asyncio").loader
 print(vars(asyncio.__spec__) | {"loader": None}, type(loader), vars(loader), asyncio.__file__, asyncio.__path__)
-if sys.version_info >= (3, 14): print(sys.meta_path)
+print([finder for finder in sys.meta_path if not type(finder).__module__.startswith("ropewalk")])
 """
     plain, ours = house.both("-c", source)
     assert plain.lines() == ours.lines()

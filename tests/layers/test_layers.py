@@ -33,12 +33,13 @@ PYTHON_CRATE = re.compile(r"py(o3|thon)|cpython|rustpython|^numpy$|^maturin", re
 
 # Python: what a room of the package may import of the package, besides itself. A room is a module or
 # package right below ropewalk/; one that is not named here is a face.
-FACE = {"_core", "_statistics"}
+FACE = {"_core", "_replace", "_statistics"}
 ROOMS: dict[str, set[str]] = {
-    "launch": {"any face", "_core", "ropewalk"},  # the launcher: the only one that may import several faces
+    "launch": {"any face", "_core", "_replace", "ropewalk"},  # the launcher: the only one that may import several faces
     "__main__": {"launch", "ropewalk"},
-    "__init__": {"one face", "_core"},
+    "__init__": {"one face", "launch", "_replace", "_core"},
     "_core": set(),
+    "_replace": set(),  # how a name of the standard library is replaced, for every face
     "_statistics": set(),  # what statistics() gives, whichever face asks
     "_worker": set(),  # runs where nothing native loads
 }

@@ -13,37 +13,28 @@ import asyncio
 import asyncio.events
 import asyncio.streams
 import asyncio.unix_events
-import threading
 import warnings
+from _thread import allocate_lock
 from typing import Any
 
+from ropewalk import _replace
 from ropewalk.asyncio._loop import EventLoop, new_event_loop
 from ropewalk.asyncio._streams import StreamReader, StreamWriter
 
 _DefaultPolicy: Any = asyncio.unix_events._UnixDefaultEventLoopPolicy
-_lock = threading.Lock()
-_replaced: list[tuple[Any, str, Any]] = []
+_original_selector_loop: Any = asyncio.SelectorEventLoop
+_lock = allocate_lock()
+_installed = False
+_policies: list[Any] = []  # the one that was taken out, if one was
 
 
-class _AsTheOriginal(type):
-    """``isinstance`` and ``issubclass`` of the replaced name answer as they did: all these loops are of that class."""
-
-    def __instancecheck__(cls, instance: object) -> bool:
-        if cls is _SelectorEventLoop:
-            return isinstance(instance, _original_selector_loop)
-        return super().__instancecheck__(instance)  # a class that a program derived from it
-
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        if cls is _SelectorEventLoop:
-            return issubclass(subclass, _original_selector_loop)
-        return super().__subclasscheck__(subclass)
-
-
-class _SelectorEventLoop(EventLoop, metaclass=_AsTheOriginal):
+class _SelectorEventLoop(EventLoop, metaclass=_replace.StandIn):
     """``asyncio.SelectorEventLoop`` while ropewalk is installed.
 
     Given a selector, which only the original can use, it is the original.
     """
+
+    _stands_for = (_original_selector_loop,)
 
     def __new__(cls, selector: Any = None) -> Any:
         if selector is not None:
@@ -55,7 +46,6 @@ class _SelectorEventLoop(EventLoop, metaclass=_AsTheOriginal):
 
 
 _SelectorEventLoop.__name__ = _SelectorEventLoop.__qualname__ = "EventLoop"
-_original_selector_loop: Any = asyncio.SelectorEventLoop
 
 
 class EventLoopPolicy(_DefaultPolicy):  # type: ignore[misc]
@@ -75,42 +65,43 @@ def _set_policy(policy: Any) -> None:
         asyncio.set_event_loop_policy(policy)
 
 
+def _replacements() -> _replace.Table:
+    loops = {"EventLoop": _SelectorEventLoop, "SelectorEventLoop": _SelectorEventLoop}
+    streams = {"StreamReader": StreamReader, "StreamWriter": StreamWriter}
+    return {
+        "asyncio.unix_events:_UnixDefaultEventLoopPolicy": {"_loop_factory": staticmethod(new_event_loop)},
+        "asyncio": {**loops, **streams},
+        "asyncio.streams": streams,
+    }
+
+
 def install() -> None:
     """Make the Rust event loop asyncio's default in this process. Again is no error; thread-safe.
 
     Loops that exist already go on as they are. A policy that was set before (uvloop's, say) is taken out;
     :func:`uninstall` puts it back.
     """
+    global _installed
     with _lock:
-        if _replaced:
+        if _installed:
             return
-
-        def replace(owner: Any, name: str, value: Any) -> None:
-            _replaced.append((owner, name, owner.__dict__[name]))
-            setattr(owner, name, value)
-
-        replace(_DefaultPolicy, "_loop_factory", staticmethod(new_event_loop))
-        if "EventLoop" in asyncio.__dict__:  # from Python 3.13 on
-            replace(asyncio, "EventLoop", _SelectorEventLoop)
-        replace(asyncio, "SelectorEventLoop", _SelectorEventLoop)
-        for name, native in (("StreamReader", StreamReader), ("StreamWriter", StreamWriter)):
-            replace(asyncio, name, native)
-            replace(asyncio.streams, name, native)
+        _installed = True
+        _replace.put("asyncio", _replacements(), fresh=True)  # which of them needs a stand-in, is one
         policy = asyncio.events._event_loop_policy  # type: ignore[attr-defined]
         if policy is not None and not isinstance(policy, _DefaultPolicy):
-            _replaced.append((asyncio.events, "", policy))
+            _policies.append(policy)
             _set_policy(None)
 
 
 def uninstall() -> None:
     """Undo :func:`install`. Loops that exist already go on as they are. Thread-safe."""
+    global _installed
     with _lock:
-        while _replaced:
-            owner, name, value = _replaced.pop()
-            if name:
-                setattr(owner, name, value)
-                continue
-            # The policy of before, unless the program has set one meanwhile. (Asking makes a default one.)
+        _installed = False
+        _replace.take_out("asyncio")
+        while _policies:
+            before = _policies.pop()
+            # Unless the program has set one meanwhile. (Asking makes a default one.)
             policy = asyncio.events._event_loop_policy  # type: ignore[attr-defined]
             if policy is None or type(policy) is _DefaultPolicy:
-                _set_policy(value)
+                _set_policy(before)
