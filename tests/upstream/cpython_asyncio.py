@@ -10,43 +10,24 @@ to what it says.
 
 import argparse
 import concurrent.futures
-import contextlib
-import hashlib
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 import judges
-import known
+import verdict
+from verdict import Outcome, Results
 
 HERE = Path(__file__).resolve().parent
 PREFIX = "test.test_asyncio."
 PER_TEST = 30  # seconds; a test that takes longer hangs
-RERUNS = 2
-TOO_MANY = 40  # failures beyond which the loop is broken, not flaky, and nothing is rerun
-SHOWN = 25  # failures whose end of traceback is printed
-NAMED = 200  # failures that are printed at all
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one test did: pass, fail, error, skip, timeout, crash; and what it said."""
-
-    kind: str
-    said: str
-
-
-Results = dict[str, Outcome]
 
 
 class Judge:
@@ -134,69 +115,39 @@ class Judge:
         return self.parts(loop, [only] if only else [f"{PREFIX}{name}." for name in self.modules()], loop)
 
     def stop(self) -> None:
-        """End everything that was started. The judge's workers lead sessions of their own, so they go first."""
+        """End everything that was started."""
         with self.lock:
             self.stopping.set()
             for child in self.running:
-                with contextlib.suppress(OSError):
-                    workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
-                    for worker in map(int, workers):
-                        os.killpg(worker, signal.SIGKILL)
-                child.kill()
+                judges.end(child)
 
 
 def baseline(judge: Judge, cache: Path | None, only: str) -> Results:
-    """asyncio's own results on this very Python. They do not change, so they are kept."""
-    key = hashlib.sha256(sys.version.encode() + sys.executable.encode())
-    for file in sorted(judge.script.parent.glob("*.py")):
-        key.update(file.read_bytes())
-    kept = cache / f"asyncio-{sysconfig.get_config_var('SOABI')}-{key.hexdigest()[:16]}.json" if cache else None
-    if kept and kept.exists():
-        print(f"  asyncio: kept from an earlier run, in {kept.name}", flush=True)
-        results = {test: Outcome(*outcome) for test, outcome in json.loads(kept.read_text()).items()}
-        return {test: outcome for test, outcome in results.items() if only in test}
-    results = judge.whole("asyncio", only)
-    # A test that failed by chance here would never be asked of our loop.
-    for test in [test for test, outcome in results.items() if outcome.kind not in ("pass", "skip")]:
-        results[test] = judge.part("asyncio", test).get(test, results[test])
-    if kept and not only and results and not judge.stopping.is_set():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps({test: [one.kind, one.said] for test, one in results.items()}))
-    return results
+    """asyncio's own results on this very Python."""
+    sources = sorted(judge.script.parent.glob("*.py"))
+
+    def measure() -> Results:
+        results = judge.whole("asyncio", only)
+        # A test that failed by chance here would never be asked of our loop.
+        for test in [test for test, outcome in results.items() if outcome.kind not in ("pass", "skip")]:
+            results[test] = judge.part("asyncio", test).get(test, results[test])
+        return {} if judge.stopping.is_set() else results
+
+    results = verdict.kept("asyncio", sources, cache, not only, measure)
+    return {test: outcome for test, outcome in results.items() if only in test}
 
 
 def again(judge: Judge, loop: str, tests: list[str]) -> dict[str, list[Outcome]]:
-    """Each test alone, some times more."""
+    """Each test alone, some times more; named without the prefix."""
     found: dict[str, list[Outcome]] = {test: [] for test in tests}
-    for turn in range(RERUNS if tests else 0):
-        results = judge.parts(loop, tests, f"alone, {turn + 1} of {RERUNS}:")
+    for turn in range(verdict.RERUNS if tests else 0):
+        results = judge.parts(loop, [PREFIX + test for test in tests], f"alone, {turn + 1} of {verdict.RERUNS}:")
         for test in tests:
-            found[test].append(results.get(test, Outcome("missing", "the judge did not find it again")))
+            found[test].append(results.get(PREFIX + test, verdict.MISSING))
     return found
 
 
-@contextlib.contextmanager
-def interruptible(judge: Judge) -> Iterator[None]:
-    """Ctrl-C and a polite kill end the judges too."""
-
-    def stop(number: int, frame: object) -> None:
-        judge.stop()
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        judge.stop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def matches(line: known.Known, test: str) -> bool:
-    return line.matches(test.removeprefix(PREFIX))
-
-
-def compare(judge: Judge, given: argparse.Namespace, listed: list[known.Known]) -> int:
+def compare(judge: Judge, given: argparse.Namespace) -> int:
     expected = {test for test, outcome in baseline(judge, given.cache, given.k).items() if outcome.kind == "pass"}
     if not expected:
         print(f"no test passes on asyncio's own loop{f' with {given.k!r} in its id' if given.k else ''}")
@@ -205,48 +156,14 @@ def compare(judge: Judge, given: argparse.Namespace, listed: list[known.Known]) 
     if not ours:
         print(f"no test ran on {given.loop}: see what the judge said above")
         return judges.report(given, 0, 1, 0, f"no test ran on {given.loop}")
-    missing = Outcome("missing", "it does not exist, or its module does not load, on this loop")
-    outcomes = {test: ours.get(test, missing) for test in expected}
-    excused = {test: line for test in expected for line in listed if matches(line, test)}
-
-    failing = sorted(test for test in expected if outcomes[test].kind != "pass" and test not in excused)
-    revived = sorted(test for test in expected if outcomes[test].kind == "pass" and test in excused)
-    flaky: list[str] = []
-    if len(failing) > TOO_MANY:
-        print(f"{len(failing)} tests fail: too many to be chance, none is run again", flush=True)
-    elif failing:
-        for test, more in again(judge, given.loop, failing).items():
-            if any(outcome.kind == "pass" for outcome in more):
-                flaky.append(test)
-    failing = [test for test in failing if test not in flaky]
-    for test, more in again(judge, given.loop, revived).items():
-        if any(outcome.kind != "pass" for outcome in more):
-            revived.remove(test)  # it passes now and then: still a known failure
-
-    unused = [line for line in listed if not given.k and not any(matches(line, test) for test in expected)]
-    print()
-    for count, test in enumerate(failing):
-        if count == NAMED:
-            print(f"... and {len(failing) - NAMED} more")
-            break
-        outcome = outcomes[test]
-        print(f"FAILED {test}: {outcome.kind}")
-        if count < SHOWN:
-            print("".join(f"         {line}\n" for line in outcome.said.splitlines()[-12:]), end="")
-    for test in flaky:
-        print(f"flaky  {test}: {outcomes[test].kind}, then passed alone")
-    for test in revived:
-        print(f"STALE  {test} passes: take it off line {excused[test].line} of cpython_asyncio_known.txt")
-    for line in unused:
-        print(f"STALE  line {line.line} of cpython_asyncio_known.txt matches no test here: {line.pattern}")
-    still = len(excused) - len(revived)
-    passed = len(expected) - len(failing) - len(excused)
-    failed = len(failing) + len(revived) + len(unused)
-    note = f"of {len(expected)} that pass on asyncio's loop; {still} known to fail"
-    if flaky:
-        note += f"; {len(flaky)} flaky"
-    print(note)
-    return judges.report(given, passed, failed, still, note)
+    short = {test.removeprefix(PREFIX): outcome for test, outcome in ours.items()}
+    return verdict.give(
+        given,
+        {test.removeprefix(PREFIX) for test in expected},
+        short,
+        lambda tests: again(judge, given.loop, tests),
+        "on asyncio's loop",
+    )
 
 
 def main() -> int:
@@ -263,12 +180,11 @@ def main() -> int:
         return judges.absent(given, "no judges here (see tests/upstream/README.md)")
     if importlib.util.find_spec("test") is None or importlib.util.find_spec("test.test_asyncio") is None:
         return judges.absent(given, f"{sys.executable} was installed without CPython's test package")
-    listed = known.read(given.known, sys.version_info[:2])
     with tempfile.TemporaryDirectory(prefix="judge-", ignore_cleanup_errors=True) as scratch:
         judge = Judge(folder, Path(scratch), given.jobs)
         try:
-            with interruptible(judge):
-                return compare(judge, given, listed)
+            with judges.interruptible(judge.stop):
+                return compare(judge, given)
         except KeyboardInterrupt:
             print("interrupted")
             return 130

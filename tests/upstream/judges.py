@@ -6,10 +6,15 @@ folder named by ROPEWALK_JUDGES, then in ../shared/judges beside the checkout.
 """
 
 import argparse
+import contextlib
 import json
 import os
+import signal
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,3 +51,29 @@ def absent(given: argparse.Namespace, why: str) -> int:
     """The check cannot run here: that is for the reader to see, and a failure where it is required."""
     print(f"not run: {why}")
     return report(given, 0, 1 if given.require else 0, 0, f"not run: {why}")
+
+
+@contextlib.contextmanager
+def interruptible(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and a polite kill end what was started, by `stop`; and so does the end of the block."""
+
+    def heard(number: int, frame: object) -> None:
+        stop()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end(judge: "subprocess.Popen[Any]") -> None:
+    """End a judge. Its workers lead sessions of their own, so they go first."""
+    with contextlib.suppress(OSError):
+        workers = Path(f"/proc/{judge.pid}/task/{judge.pid}/children").read_text().split()
+        for worker in map(int, workers):
+            os.killpg(worker, signal.SIGKILL)
+    judge.kill()

@@ -24,7 +24,7 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -295,23 +295,6 @@ def describe(verdict: Verdict) -> None:
     print(f"{name}: {verdict.passed} passed, {len(verdict.failing)} failed; {verdict.note}")
 
 
-@contextlib.contextmanager
-def interruptible(runner: Runner) -> Iterator[None]:
-    """Ctrl-C and a polite kill end the suites too."""
-
-    def stop(number: int, frame: object) -> None:
-        runner.stop()
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        runner.stop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def main() -> int:
     parser = judges.options("Other packages' own tests on our loop.")
     names = [suite.package for suite in SUITES]
@@ -332,7 +315,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="suite-", ignore_cleanup_errors=True) as scratch:
         runner = Runner(given.cache.absolute(), Path(scratch))
         try:
-            with interruptible(runner), concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
+            with judges.interruptible(runner.stop), concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
                 waiting = []
                 for suite in SUITES:
                     if suite.package in chosen:
