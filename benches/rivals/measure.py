@@ -111,7 +111,7 @@ class Child:
 
 @dataclass
 class Cell:
-    """One contender in one row: CPU nanoseconds per operation in each round, or why not."""
+    """One contender in one row: nanoseconds (or bytes) per operation in each round, or why not."""
 
     samples: list[float] = field(default_factory=list)
     operations: int = 0
@@ -150,6 +150,7 @@ class Window:
 
     cpu: int
     wall: int
+    bytes: int = 0
 
 
 # What a contender is called by.
@@ -172,8 +173,13 @@ def calibrate(run: Runner, least: int, target: float) -> int:
     return operations
 
 
-def interleave(runners: Mapping[Key, Runner], least: int, target: float, rounds: int) -> dict[Key, Cell]:
-    """Measure the contenders in turn, round after round; each round begins with another."""
+def interleave(
+    runners: Mapping[Key, Runner], least: int, target: float, rounds: int, unit: str = "cpu"
+) -> dict[Key, Cell]:
+    """Measure the contenders in turn, round after round; each round begins with another.
+
+    `unit` is what of a window counts.
+    """
     cells = {name: Cell() for name in runners}
 
     def attempt(name: Key, action: Callable[[], None]) -> None:
@@ -196,7 +202,7 @@ def interleave(runners: Mapping[Key, Runner], least: int, target: float, rounds:
 
             def window(name: Key = name) -> None:
                 cell = cells[name]
-                cell.samples.append(runners[name](cell.operations).cpu / cell.operations)
+                cell.samples.append(getattr(runners[name](cell.operations), unit) / cell.operations)
 
             attempt(name, window)
     return cells

@@ -9,10 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
-import os
 import queue
-import resource
 import shutil
 import socket
 import sys
@@ -24,6 +21,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import loops
+from child import cpu_ns, say, stay_on
 
 Operations = Callable[[int], Awaitable[None]]
 
@@ -434,12 +432,6 @@ async def loop_create() -> AsyncIterator[Operations]:
     yield run
 
 
-def cpu_ns() -> int:
-    """CPU time of this process and of the children it has waited for."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time_ns() + int((children.ru_utime + children.ru_stime) * 1e9)
-
-
 async def serve(name: str) -> None:
     async with ROWS[name].setup() as run:
         say({"ready": True})
@@ -450,10 +442,6 @@ async def serve(name: str) -> None:
             say({"cpu": cpu_ns() - cpu, "wall": time.perf_counter_ns() - wall})
 
 
-def say(answer: dict[str, object]) -> None:
-    print(json.dumps(answer), flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loop", required=True, choices=loops.LOOPS)
@@ -461,7 +449,7 @@ def main() -> None:
     parser.add_argument("--cores", required=True)
     options = parser.parse_args()
     # Before the loop is made, so that its threads inherit it.
-    os.sched_setaffinity(0, {int(core) for core in options.cores.split(",")})
+    stay_on(options.cores)
     try:
         with asyncio.Runner(loop_factory=loops.factory(options.loop)) as runner:
             runner.run(serve(options.row))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import loops
 import micro
+import primitives
 from floor import FLOOR, Programs
 from measure import Child, FailedError, Window, cpu_ns
 
@@ -28,7 +30,7 @@ class Bench:
 
 
 class Contender(Protocol):
-    """One loop in one row: processes that stay alive, idle, between their windows."""
+    """One loop or package in one row: processes that stay alive, idle, between their windows."""
 
     def ready(self) -> None:
         """Wait until the processes can be measured."""
@@ -50,9 +52,17 @@ class Row(Protocol):
     def least(self) -> int:
         """The fewest operations that make a meaningful window."""
 
-    def takes(self, loop: str) -> bool: ...
+    @property
+    def group(self) -> str:
+        """Rows of one group stand in one table: they have the same contenders."""
 
-    def enter(self, bench: Bench, loop: str, environment: Mapping[str, str]) -> Contender: ...
+    @property
+    def unit(self) -> str:
+        """What is compared, a field of `Window`."""
+
+    def takes(self, name: str) -> bool: ...
+
+    def enter(self, bench: Bench, name: str, environment: Mapping[str, str]) -> Contender: ...
 
 
 class EchoContender:
@@ -99,6 +109,8 @@ class EchoRow:
     tls: bool
     kib: int
     connections: int
+    group: str = "event loops"
+    unit: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -109,8 +121,8 @@ class EchoRow:
     def least(self) -> int:
         return 20 * self.connections
 
-    def takes(self, loop: str) -> bool:
-        return True
+    def takes(self, name: str) -> bool:
+        return name == FLOOR or name in loops.LOOPS
 
     def server(self, bench: Bench, loop: str) -> list[str]:
         if loop == FLOOR:
@@ -138,22 +150,15 @@ class EchoRow:
         return EchoContender(self, bench, loop, environment)
 
 
-class MicroContender:
+class SelfTimed:
     """A process that times itself; both ends of whatever it does are in it."""
 
-    def __init__(self, name: str, bench: Bench, loop: str, environment: Mapping[str, str]) -> None:
-        cores = [bench.server_core]
-        if micro.ROWS[name].threads:
-            cores.append(bench.client_core)
+    def __init__(
+        self, bench: Bench, script: str, given: Sequence[str], threads: bool, environment: Mapping[str, str]
+    ) -> None:
+        cores = [bench.server_core, bench.client_core] if threads else [bench.server_core]
         self._child = Child(
-            [
-                *(bench.python, str(HERE / "micro.py")),
-                *("--loop", loop),
-                *("--row", name),
-                *("--cores", ",".join(map(str, cores))),
-            ],
-            environment,
-            bench.limit,
+            [bench.python, str(HERE / script), *given, "--cores", ",".join(map(str, cores))], environment, bench.limit
         )
 
     def ready(self) -> None:
@@ -161,7 +166,7 @@ class MicroContender:
 
     def run(self, operations: int) -> Window:
         answer = self._child.ask(str(operations))
-        return Window(answer["cpu"], answer["wall"])
+        return Window(answer["cpu"], answer["wall"], answer.get("bytes", 0))
 
     def close(self) -> None:
         self._child.close()
@@ -173,12 +178,36 @@ class MicroRow:
 
     name: str
     least: int
+    group: str = "event loops"
+    unit: str = "cpu"
 
-    def takes(self, loop: str) -> bool:
-        return loop != FLOOR
+    def takes(self, name: str) -> bool:
+        return name in loops.LOOPS
 
-    def enter(self, bench: Bench, loop: str, environment: Mapping[str, str]) -> Contender:
-        return MicroContender(self.name, bench, loop, environment)
+    def enter(self, bench: Bench, name: str, environment: Mapping[str, str]) -> Contender:
+        given = ["--loop", name, "--row", self.name]
+        return SelfTimed(bench, "micro.py", given, micro.ROWS[self.name].threads, environment)
+
+
+@dataclass(frozen=True)
+class PrimitiveRow:
+    """One operation on a lock, a queue or a pool, in one process."""
+
+    primitive: str
+    least: int
+    unit: str
+    group: str = "threads"
+
+    @property
+    def name(self) -> str:
+        return f"threads.{self.primitive}"
+
+    def takes(self, name: str) -> bool:
+        return name in primitives.ROWS[self.primitive].who
+
+    def enter(self, bench: Bench, name: str, environment: Mapping[str, str]) -> Contender:
+        given = ["--kit", name, "--row", self.primitive]
+        return SelfTimed(bench, "primitives.py", given, primitives.ROWS[self.primitive].threads, environment)
 
 
 def every() -> list[Row]:
@@ -195,6 +224,7 @@ def every() -> list[Row]:
             for connections in (3, 100):
                 found.append(EchoRow(kind, tls, kib, connections))
     found += [MicroRow(name, row.least) for name, row in micro.ROWS.items()]
+    found += [PrimitiveRow(name, row.least, row.unit) for name, row in primitives.ROWS.items()]
     return found
 
 

@@ -1,4 +1,4 @@
-"""Race ropewalk's loop against the other event loops, and print the rows it loses.
+"""Race ropewalk's loop, locks, queues and pools against the others, and print the rows it loses.
 
     python benches/rivals/run.py --quick
     python benches/rivals/run.py --rows 'echo.*.x100,task' --malloc plain,tuned --json out.json
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import floor
+import kits
 import loops
 import rows
 import table
@@ -34,6 +35,9 @@ MALLOC = {
     "tuned": {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=8000000:glibc.malloc.trim_threshold=80000000"},
 }
 
+# Loops, and packages of locks and queues; ropewalk is both.
+KNOWN = [name for name in (floor.FLOOR, *loops.LOOPS, *kits.KITS) if name != loops.OURS] + [loops.OURS]
+
 # A handful that tells whether a change helped, in under a minute.
 QUICK = "echo.protocol.1k.x100,echo.streams.1k.x100,echo.sock.1k.x100,echo.tls.protocol.1k.x100,call_soon.chain,call_later.cancel,task,sleep0"
 
@@ -42,13 +46,14 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--rows", help="comma-separated patterns; a bare word matches anywhere in the name")
-    add("--loops", help=f"comma-separated, of {floor.FLOOR},{','.join(loops.LOOPS)}")
+    add("--only", help=f"who races: comma-separated, of {','.join(KNOWN)}")
+    add("--wall", action="store_true", help="compare wall-clock time, not CPU time")
     add("--rounds", type=int, help="windows per contender (11, with --quick 7)")
     add("--window", type=float, help="seconds per window (0.05, with --quick 0.03)")
     add("--quick", action="store_true", help="few rows, fewer and shorter windows")
     add("--malloc", default="plain", help=f"comma-separated, of {','.join(MALLOC)}")
     add("--limit", type=float, default=20, help="seconds until a contender counts as hanging")
-    add("--base", default=f"uvloop,asyncio,{floor.FLOOR}", help="columns to form ratios to")
+    add("--base", default=f"uvloop,asyncio,{floor.FLOOR},stdlib", help="columns to form ratios to")
     add("--json", type=Path, help="write every sample to this file")
     add("--markdown", action="store_true", help="print Markdown tables")
     add("--python", default=sys.executable, help="the interpreter that runs the loops")
@@ -64,19 +69,25 @@ def split(value: str, known: Sequence[str], what: str) -> list[str]:
 
 
 def available(python: str, wanted: Sequence[str]) -> dict[str, str]:
-    """The loops that can be made here, with their versions; says which cannot."""
+    """Who can be had here, with their versions; says who cannot."""
     found = {}
     for name in wanted:
         if name == floor.FLOOR:
             found[name] = ""
             continue
-        asked = subprocess.run([python, str(rows.HERE / "loops.py"), name], capture_output=True, text=True)
+        script = "loops.py" if name in loops.LOOPS else "kits.py"
+        asked = subprocess.run([python, str(rows.HERE / script), name], capture_output=True, text=True)
         if asked.returncode == 0:
             found[name] = asked.stdout.strip()
         else:
             reason = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
             print(f"left out: {name} ({reason})", file=sys.stderr)
     return found
+
+
+def needed(chosen: Sequence[rows.Row]) -> list[str]:
+    """Everybody who takes part in one of these rows."""
+    return [name for name in KNOWN if any(row.takes(name) for row in chosen)]
 
 
 def version_of(python: str) -> str:
@@ -118,6 +129,7 @@ def race(
     mallocs: Sequence[str],
     rounds: int,
     window: float,
+    unit: str,
 ) -> list[table.Result]:
     """One row: start everything, measure in turn, stop everything."""
     failed: dict[tuple[str, str], Cell] = {}
@@ -137,9 +149,11 @@ def race(
             except FailedError as error:
                 contender.close()
                 failed[key] = Cell(error=str(error))
-        cells = interleave(runners, row.least, window, rounds) | failed
+        cells = interleave(runners, row.least, window, rounds, unit) | failed
     return [
-        table.Result(row.name, malloc, {name: cells[malloc, name] for name in names if (malloc, name) in cells})
+        table.Result(
+            row.name, row.group, unit, malloc, {name: cells[malloc, name] for name in names if (malloc, name) in cells}
+        )
         for malloc in mallocs
     ]
 
@@ -147,7 +161,7 @@ def race(
 def document(results: Sequence[table.Result], versions: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
     """What --json writes: nanoseconds per operation of every window, and the circumstances."""
     return {
-        "unit": "ns CPU per operation",
+        "unit": "ns (or bytes) per operation",
         "python": version_of(options.python),
         "kernel": platform.release(),
         "machine": platform.machine(),
@@ -157,8 +171,9 @@ def document(results: Sequence[table.Result], versions: dict[str, str], options:
         "results": [
             {
                 "row": result.name,
+                "unit": result.unit,
                 "malloc": result.malloc,
-                "loops": {
+                "contenders": {
                     name: {"error": cell.error}
                     if not cell.ok
                     else {
@@ -184,10 +199,9 @@ def main() -> None:
         sys.exit(f"no row matches {options.rows}\nhint: --list prints the names")
     options.rounds = options.rounds or (7 if options.quick else 11)
     options.window = options.window or (0.03 if options.quick else 0.05)
-    known = [floor.FLOOR, *loops.LOOPS]
-    wanted = split(options.loops, known, "loop") if options.loops else known
+    wanted = split(options.only, KNOWN, "contender") if options.only else needed(chosen)
     mallocs = split(options.malloc, list(MALLOC), "malloc setting")
-    bases = split(options.base, known, "column")
+    bases = split(options.base, KNOWN, "column")
     versions = available(options.python, wanted)
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
@@ -197,12 +211,13 @@ def main() -> None:
     results: list[table.Result] = []
     with tempfile.TemporaryDirectory() as directory:
         certificate = Path(directory) / "certificate.pem"
-        tls = any(isinstance(row, rows.EchoRow) and row.tls for row in chosen)
+        echo = [row for row in chosen if isinstance(row, rows.EchoRow)]
+        tls = any(row.tls for row in echo)
         if tls:
             certify(options.python, certificate)
         bench = rows.Bench(
             python=options.python,
-            programs=floor.programs(options.python),
+            programs=floor.programs(options.python) if echo else floor.Programs(Path(), (), ""),
             certificate=certificate,
             server_core=cores[0],
             client_core=cores[-1],
@@ -210,7 +225,8 @@ def main() -> None:
         )
         for number, row in enumerate(chosen, 1):
             print(f"\r\033[K{number}/{len(chosen)} {row.name}", end="", file=sys.stderr, flush=True)
-            results += race(row, bench, list(versions), mallocs, options.rounds, options.window)
+            unit = "wall" if options.wall and row.unit == "cpu" else row.unit
+            results += race(row, bench, list(versions), mallocs, options.rounds, options.window, unit)
     print("\r\033[K", end="", file=sys.stderr)
     if options.json:
         options.json.write_text(json.dumps(document(results, versions, options), indent=1) + "\n")

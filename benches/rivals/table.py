@@ -12,9 +12,11 @@ from measure import Cell, quartiles, ratio, ratios
 
 @dataclass(frozen=True)
 class Result:
-    """One row under one malloc setting."""
+    """One row under one malloc setting. Nanoseconds are told as microseconds."""
 
     name: str
+    group: str
+    unit: str
     malloc: str
     cells: Mapping[str, Cell]
 
@@ -22,6 +24,11 @@ class Result:
         """The cheapest of these loops."""
         running = [name for name in names if name in self.cells and self.cells[name].ok]
         return min(running, key=lambda name: self.cells[name].median, default=None)
+
+    def figure(self, name: str) -> str:
+        """What it cost one of them."""
+        value = self.cells[name].median
+        return f"{value:.0f} {self.unit}" if self.unit == "bytes" else figure(value / 1000)
 
     def rivals(self) -> list[str]:
         return [name for name in self.cells if name not in (FLOOR, OURS)]
@@ -52,7 +59,7 @@ def figure(microseconds: float) -> str:
 
 
 def costs(results: Sequence[Result], columns: Sequence[str], markdown: bool) -> str:
-    """Microseconds of CPU per operation; the cheapest loop is marked, the floor is no loop."""
+    """What an operation costs; the cheapest contender is marked, the floor is none."""
     lines = []
     for result in results:
         best = result.best(name for name in columns if name != FLOOR)
@@ -64,9 +71,12 @@ def costs(results: Sequence[Result], columns: Sequence[str], markdown: bool) -> 
             elif not cell.ok:
                 fields.append(f"fails: {cell.error}")
             else:
-                fields.append(figure(cell.median / 1000) + ("*" if name == best else " "))
+                fields.append(result.figure(name) + ("*" if name == best else " "))
         lines.append(fields)
-    return render(["µs CPU", *columns], lines, markdown)
+    units = {result.unit for result in results} - {"bytes"}
+    return render(
+        ["µs CPU" if units == {"cpu"} else "µs wall" if units == {"wall"} else "µs", *columns], lines, markdown
+    )
 
 
 def relative(results: Sequence[Result], columns: Sequence[str], base: str, markdown: bool) -> str:
@@ -108,9 +118,9 @@ def losses(results: Sequence[Result], markdown: bool) -> str:
             [
                 result.name,
                 result.malloc,
-                figure(ours.median / 1000),
+                result.figure(OURS),
                 best,
-                figure(theirs.median / 1000),
+                result.figure(best),
                 f"{value:.2f}",
                 f"{low:.2f}-{high:.2f}" + (" (within noise)" if low <= 1 else ""),
             ]
@@ -127,10 +137,12 @@ def losses(results: Sequence[Result], markdown: bool) -> str:
 def report(results: Sequence[Result], columns: Sequence[str], bases: Sequence[str], markdown: bool) -> str:
     """Everything, one malloc setting after the other, what we lose at the end."""
     parts = []
-    for malloc in dict.fromkeys(result.malloc for result in results):
-        chosen = [result for result in results if result.malloc == malloc]
+    kinds = dict.fromkeys((result.malloc, result.group, result.unit == "wall") for result in results)
+    for malloc, group, wall in kinds:
+        chosen = [one for one in results if (one.malloc, one.group, one.unit == "wall") == (malloc, group, wall)]
         present = [name for name in columns if any(name in result.cells for result in chosen)]
-        parts.append(f"## malloc: {malloc}" if markdown else f"== malloc: {malloc} ==")
+        title = f"{group}{', wall-clock' if wall else ''}, malloc: {malloc}"
+        parts.append(f"## {title}" if markdown else f"== {title} ==")
         parts.append(costs(chosen, present, markdown))
         parts += [relative(chosen, present, base, markdown) for base in bases if base in present]
     parts.append(losses(results, markdown))
