@@ -33,7 +33,7 @@ PYTHON_CRATE = re.compile(r"py(o3|thon)|cpython|rustpython|^numpy$|^maturin", re
 
 # Python: what a room of the package may import of the package, besides itself. A room is a module or
 # package right below ropewalk/; one that is not named here is a face.
-FACE = {"_core", "_replace", "_statistics"}
+FACE = {"_core", "_pool", "_replace", "_statistics"}
 ROOMS: dict[str, set[str]] = {
     "launch": {"any face", "_core", "_replace", "ropewalk"},  # the launcher: the only one that may import several faces
     "__main__": {"launch", "ropewalk"},
@@ -41,6 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "_core": set(),
     "_replace": set(),  # how a name of the standard library is replaced, for every face
     "_statistics": set(),  # what statistics() gives, whichever face asks
+    "_pool": {"_core", "_statistics"},  # the thread pool's classes: futures shows them, asyncio's default executor is one
     "_worker": set(),  # runs where nothing native loads
 }
 STANDARD_LIBRARY_ONLY = {"_worker"}

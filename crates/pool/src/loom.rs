@@ -42,10 +42,7 @@ impl Bed {
 
 type Shared = Mutex<Ledger<u32, Arc<Bed>>>;
 
-fn look<R>(
-    shared: &Shared,
-    f: impl FnOnce(&mut Ledger<u32, Arc<Bed>>) -> R,
-) -> R {
+fn look<R>(shared: &Shared, f: impl FnOnce(&mut Ledger<u32, Arc<Bed>>) -> R) -> R {
     f(&mut shared.lock().unwrap_or_else(PoisonError::into_inner))
 }
 

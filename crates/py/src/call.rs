@@ -43,6 +43,45 @@ impl Args {
         }
     }
 
+    /// The arguments of a call that is being served.
+    ///
+    /// # Safety
+    /// Live objects, all of them.
+    #[inline]
+    pub(crate) unsafe fn of(py: Python<'_>, values: &[*mut ffi::PyObject]) -> PyResult<Self> {
+        // SAFETY: alive, says the caller.
+        let keep = |object| unsafe { Obj::from_borrowed(object) };
+        Ok(match *values {
+            [] => Self::None,
+            [a] => Self::One([keep(a)]),
+            [a, b] => Self::Two([keep(a), keep(b)]),
+            [a, b, c] => Self::Three([keep(a), keep(b), keep(c)]),
+            _ => Self::Many(
+                PyTuple::new(
+                    py,
+                    // SAFETY: as above.
+                    values.iter().map(|value| unsafe { borrowed(py, *value) }),
+                )?
+                .into_any()
+                .into(),
+            ),
+        })
+    }
+
+    /// Calls with these arguments. Nobody else can take them away meanwhile: see [`lend`](Self::lend) otherwise.
+    #[inline]
+    pub(crate) fn call<'py>(&self, py: Python<'py>, function: &Obj) -> PyResult<Bound<'py, PyAny>> {
+        if let Self::Many(tuple) = self {
+            return call_tuple(py, function, tuple);
+        }
+        let mut values = [ptr::null_mut(); 4];
+        let objects = self.objects();
+        for (place, object) in values[1..].iter_mut().zip(objects) {
+            *place = object.as_ptr();
+        }
+        vectorcall(py, function, &mut values[..=objects.len()], ptr::null_mut())
+    }
+
     /// Takes references of its own to the arguments, to call with.
     #[inline]
     pub(crate) fn lend(&self, lent: &mut Lent) {
@@ -83,7 +122,10 @@ impl Lent {
     ) -> PyResult<Bound<'py, PyAny>> {
         match &self.tuple {
             Some(tuple) => call_tuple(py, function, tuple),
-            None => vectorcall(py, function, &mut self.values[..=self.count]),
+            None => {
+                let values = &mut self.values[..=self.count];
+                vectorcall(py, function, values, ptr::null_mut())
+            }
         }
     }
 }
@@ -98,14 +140,22 @@ impl Drop for Lent {
     }
 }
 
-/// Calls with the values behind the first place, which is scratch space for the callee (PEP 590).
+/// Calls with the values behind the first place, which is scratch space for the callee (PEP 590). The last of them
+/// are given by name if `names`, a tuple, is not NULL.
 #[inline]
 fn vectorcall<'py>(
     py: Python<'py>,
     function: &Obj,
     values: &mut [*mut ffi::PyObject],
+    names: *mut ffi::PyObject,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let count = (values.len() - 1) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
+    let named = if names.is_null() {
+        0
+    } else {
+        // SAFETY: not NULL, so it is a tuple.
+        usize::try_from(unsafe { ffi::PyTuple_GET_SIZE(names) }).unwrap_or(0)
+    };
+    let count = (values.len() - 1 - named) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
     // SAFETY: live objects; the offset flag is true to the scratch place in front of them.
     unsafe {
         let result = survived(|| {
@@ -113,11 +163,23 @@ fn vectorcall<'py>(
                 function.as_ptr(),
                 values.as_ptr().add(1),
                 count,
-                ptr::null_mut(),
+                names,
             )
         });
         Bound::from_owned_ptr_or_err(py, result)
     }
+}
+
+/// Calls with values of which the last are given by name.
+pub(crate) fn call_named<'py>(
+    py: Python<'py>,
+    function: &Obj,
+    values: &[Obj],
+    names: &Obj,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut places = vec![ptr::null_mut()];
+    places.extend(values.iter().map(Obj::as_ptr));
+    vectorcall(py, function, &mut places, names.as_ptr())
 }
 
 /// Calls `object.name(*args)`.
@@ -165,7 +227,23 @@ fn call_tuple<'py>(py: Python<'py>, function: &Obj, args: &Obj) -> PyResult<Boun
 
 /// Calls `function()`.
 pub(crate) fn call_function<'py>(function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    vectorcall(function.py(), &function.into(), &mut [ptr::null_mut()])
+    let none = ptr::null_mut();
+    vectorcall(function.py(), &function.into(), &mut [none], none)
+}
+
+/// Calls `function(value)`.
+#[inline]
+pub(crate) fn call_one<'py>(
+    function: &Bound<'py, PyAny>,
+    value: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut values = [ptr::null_mut(), value.as_ptr()];
+    vectorcall(
+        function.py(),
+        &function.into(),
+        &mut values,
+        ptr::null_mut(),
+    )
 }
 
 /// Calls into Python from a thread that may be ended there.

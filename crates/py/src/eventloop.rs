@@ -18,6 +18,7 @@ use ropewalk_sys::{clock, fork};
 
 use crate::error::os_error;
 use crate::flood::Flood;
+use crate::futures::{self, Ran};
 use crate::guard::Guarded;
 use crate::handle::{Call, Given, HandleRef};
 use crate::heap::{self, Arguments, Ref, Returned, method};
@@ -49,6 +50,8 @@ pub(crate) enum Task {
     Socket(Ticket),
     /// The resolver has answered.
     Named(Arc<Answer>),
+    /// A pool's thread has made a call of `run_in_executor`.
+    Ran(Arc<Ran>),
 }
 
 impl Task {
@@ -59,6 +62,7 @@ impl Task {
             Self::Io(transport) | Self::Start(transport) | Self::Lost(transport) => {
                 Some(transport.as_obj())
             }
+            Self::Ran(ran) => Some(ran.future()),
             Self::Socket(_) | Self::Named(_) => None,
         }
     }
@@ -488,6 +492,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             method!(c"get_debug", c"get_debug($self)\n--\n\nReturn the debug mode (bool) of the event loop.", noargs, offspring::get_debug),
             method!(c"create_future", c"create_future($self)\n--\n\nReturn a new asyncio.Future of this loop.", noargs, offspring::create_future),
             method!(c"create_task", c"create_task($self, coro, **kwargs)\n--\n\nSchedule a coroutine and return its asyncio.Task, made by the task factory if one is set.\n\nKeywords (name, context, and eager_start from Python 3.14 on) go to the task or the factory.", keywords, offspring::create_task),
+            method!(c"run_in_executor", c"run_in_executor($self, executor, func, *args)\n--\n\nCall func(*args) in a thread of the executor, or of the default one if it is None; return a future of this loop\nfor the result. One that is cancelled before a thread has begun is never called.\n\nRaises RuntimeError if the loop is closed, or the executor shut down.", keywords, futures::run_in_executor),
         ],
     )
 }

@@ -114,6 +114,12 @@ impl<'a, 'py> Arguments<'a, 'py> {
         }
     }
 
+    /// The tuple of the names, if values were given by name.
+    #[inline]
+    pub(crate) fn names(&self) -> Option<*mut ffi::PyObject> {
+        (!self.names.is_null() && self.named() > 0).then_some(self.names)
+    }
+
     /// How many of the values were given by name.
     fn named(&self) -> usize {
         if self.names.is_null() {

@@ -6,7 +6,8 @@
 //! asks the resolver. On the transports stand `stream` and `tls`. `python/ropewalk/asyncio` is the face in front of it.
 //!
 //! `native` makes raw types that programs make instances of, `coroutine` what they await. `wait` is how threads and
-//! tasks wait, and `sync` the primitives on it, whose face is `python/ropewalk/threading`.
+//! tasks wait, and `sync` the primitives on it, whose face is `python/ropewalk/threading`; `futures` the thread pool, whose
+//! face is `python/ropewalk/futures`.
 
 mod address;
 mod call;
@@ -15,6 +16,7 @@ mod datagram;
 mod error;
 mod eventloop;
 mod flood;
+mod futures;
 mod guard;
 mod handle;
 mod heap;
@@ -65,6 +67,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(address::numeric_address, module)?)?;
     wait::register(module)?;
     sync::register(module)?;
+    futures::register(module)?;
     for name in FOR_ASYNCIO {
         module.index()?.append(name)?;
     }

@@ -19,7 +19,7 @@ use crate::call::{call_method, ends_the_run};
 use crate::error::os_error;
 use crate::eventloop::{Loop, Task, nanoseconds, this_thread};
 use crate::object::Obj;
-use crate::{listener, names, sock, transport};
+use crate::{futures, listener, names, sock, transport};
 
 /// Gives the loop back when its run ends, however it ends.
 struct Running<'a>(&'a Loop);
@@ -131,6 +131,7 @@ fn run_job(slf: &Bound<'_, Loop>, job: Job<Task>) -> PyResult<()> {
         Task::Lost(transport) => transport::lost(slf, &transport),
         Task::Accept(socket) => listener::accept(slf, &socket),
         Task::Named(answer) => names::answered(slf, &answer),
+        Task::Ran(ran) => futures::settle_on_loop(slf, &ran),
         Task::Socket(ticket) => sock::ready(slf, ticket, job.readiness),
     }
 }

@@ -20,6 +20,7 @@ import asyncio.format_helpers
 import asyncio.selector_events
 import asyncio.trsock
 import asyncio.unix_events
+import concurrent.futures.thread
 import errno
 import os
 import selectors
@@ -32,6 +33,7 @@ from asyncio.log import logger
 from typing import Any
 
 from ropewalk import _core
+from ropewalk._pool import ThreadPoolExecutor
 from ropewalk.asyncio import _streams  # noqa: F401  # tells the core the stream classes
 from ropewalk.asyncio._connect import ConnectMethods
 from ropewalk.asyncio._datagram import DatagramTransport
@@ -215,6 +217,30 @@ class EventLoop(_core.Loop, SocketMethods, NameMethods, ConnectMethods, _Base): 
         callback = asyncio.format_helpers._format_callback_source(handle._callback, handle._args or ())
         message = f"Exception in callback {callback}"
         self.call_exception_handler({"message": message, "exception": error, "handle": handle})
+
+    # Executors ---------------------------------------------------------------------------------------------
+
+    def _make_default_executor(self) -> Any:
+        """The default executor, made at the first call that needs it; raises once it was shut down."""
+        self._check_default_executor()
+        if self._default_executor is None:
+            # Who has put another class in the place of the standard library's wants that one.
+            chosen: Any = concurrent.futures.ThreadPoolExecutor
+            if chosen is concurrent.futures.thread.ThreadPoolExecutor:
+                chosen = ThreadPoolExecutor
+            self._default_executor = chosen(thread_name_prefix="asyncio")
+        return self._default_executor
+
+    def _plain_run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+        if executor is None:
+            self._check_closed()
+            if self._debug:
+                self._check_callback(func, "run_in_executor")
+            self._make_default_executor()
+        return _Base.run_in_executor(self, executor, func, *args)
+
+    _plain_run_in_executor.__name__ = "run_in_executor"  # as errors name it
+    _plain_run_in_executor.__qualname__ = "EventLoop.run_in_executor"
 
     # Signals -----------------------------------------------------------------------------------------------
 
