@@ -19,9 +19,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures._base import LOGGER
-from typing import Any, NamedTuple
+from typing import Any
 
 from ropewalk import _core
+from ropewalk._statistics import PoolStatistics
 
 _Future: Any = concurrent.futures.Future
 _Executor: Any = concurrent.futures.thread.ThreadPoolExecutor
@@ -41,23 +42,6 @@ class Future(_core.Future, _Future):  # type: ignore[misc]
 
 Future.__module__ = "ropewalk.futures"
 _core._set_future_class(Future)
-
-
-class PoolStatistics(NamedTuple):
-    """What a pool is doing just now, from ``ThreadPoolExecutor.statistics()``."""
-
-    workers: int
-    """Threads that there are, those that are just being started included."""
-    idle: int
-    """Threads that sleep."""
-    queued: int
-    """Calls that nobody has begun."""
-    running: int
-    """Threads that make a call; one that makes calls of a ``map`` counts once."""
-    done: int
-    """Calls that were made, or found to be cancelled; a thread's share of a ``map`` counts as one."""
-    tasks: dict[str, Any]
-    """What runs in each thread that runs something, by the thread's name: the function."""
 
 
 class _Backlog:
@@ -161,8 +145,21 @@ class ThreadPoolExecutor(_core.ThreadPool, _Executor):  # type: ignore[misc]
     """
 
     # Names of the original's that programs look at; there is no lock or queue behind them.
-    _idle_semaphore = property(lambda self: threading.Semaphore(self._counts()[1]))
-    _work_queue = property(lambda self: _Backlog(self))
+    @property
+    def _idle_semaphore(self) -> threading.Semaphore:
+        return threading.Semaphore(self._counts()[1])
+
+    @property
+    def _work_queue(self) -> _Backlog:
+        return _Backlog(self)
+
+    @_work_queue.setter
+    def _work_queue(self, queue: object) -> None:
+        raise AttributeError(
+            "this executor's queue cannot be replaced\n"
+            "hint: map(..., buffersize=) limits what is ahead; an executor that needs a queue of its own derives from "
+            "concurrent.futures.thread.ThreadPoolExecutor"
+        )
 
     def __init__(
         self,

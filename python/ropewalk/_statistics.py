@@ -67,3 +67,35 @@ class ConditionStatistics(NamedTuple):
     @classmethod
     def of(cls, waiters: Iterable[Any], lock: LockStatistics | RLockStatistics | None) -> ConditionStatistics:
         return cls(strands(waiters), lock)
+
+
+class FutureStatistics(NamedTuple):
+    """How far a future is, who waits for it, and how many callbacks it has.
+
+    ``state`` is "pending", "running", "cancelled" or "finished". Who waits for several futures at once is not named.
+    """
+
+    state: str
+    waiters: tuple[Strand, ...]
+    callbacks: int
+
+    @classmethod
+    def of(cls, state: str, waiters: Iterable[Any], callbacks: int) -> FutureStatistics:
+        return cls(state, strands(waiters), callbacks)
+
+
+class PoolStatistics(NamedTuple):
+    """What a pool is doing just now."""
+
+    workers: int
+    """Threads that there are, those that are just being started included."""
+    idle: int
+    """Threads that sleep."""
+    queued: int
+    """Calls that nobody has begun."""
+    running: int
+    """Threads that make a call; one that makes calls of a ``map`` counts once."""
+    done: int
+    """Calls that were made, or found to be cancelled; a thread's share of a ``map`` counts as one."""
+    tasks: dict[str, Any]
+    """What runs in each thread that runs something, by the thread's name: the function."""

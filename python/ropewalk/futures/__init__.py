@@ -7,7 +7,7 @@ of that module as well, by inheritance, so both may be mixed; what is not here i
 - ``wait_async`` and ``as_completed_async`` are :func:`wait` and :func:`as_completed` for tasks;
 - ``ThreadPoolExecutor.map`` takes ``buffersize`` on every Python version, ``ordered=False`` and ``item_timeout``;
 - ``ThreadPoolExecutor(context=True)`` makes each call in a copy of its submitter's context;
-- ``ThreadPoolExecutor.statistics()`` says what the pool is doing.
+- ``ThreadPoolExecutor.statistics()`` and ``Future.statistics()`` say what goes on.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from concurrent.futures import (
     CancelledError,
     Executor,
     InvalidStateError,
-    TimeoutError,  # noqa: A004 # the original has it, too
+    TimeoutError,  # the original has it, too
 )
 from typing import Any
 
-from ropewalk._pool import Future, PoolStatistics, ThreadPoolExecutor
+from ropewalk._pool import Future, ThreadPoolExecutor
 from ropewalk.futures._waiting import as_completed, as_completed_async, wait, wait_async
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "Executor",
     "Future",
     "InvalidStateError",
-    "PoolStatistics",
     "ProcessPoolExecutor",
     "ThreadPoolExecutor",
     "TimeoutError",

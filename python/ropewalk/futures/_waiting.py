@@ -48,11 +48,11 @@ def as_completed(fs: Iterable[Any], timeout: float | None = None) -> Iterator[An
     end = None if timeout is None else timeout + time.monotonic()
     futures = set(fs)
     completed = _core._completed(futures, end)
-    if completed is None:
-        del fs
-        yield from concurrent.futures.as_completed(futures, timeout)
-        return
+    original = concurrent.futures.as_completed(futures, timeout) if completed is None else None
     del futures, fs  # who was given out is not kept alive
+    if completed is None:
+        yield from original
+        return
     try:
         yield from completed
     finally:

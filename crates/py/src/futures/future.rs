@@ -483,6 +483,24 @@ fn exception_async(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) 
     outcome::get_async(py, this, given, Want::Exception)
 }
 
+/// `statistics()`: the state, who waits, how many callbacks.
+fn statistics(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    let (phase, waiters, callbacks, touched) = Body::of(this).with(py, |state| {
+        let (waiters, callbacks) = (state.waiters(), state.count_callbacks());
+        (state.phase, waiters, callbacks, state.touched().cloned())
+    });
+    let waiters: Vec<_> = waiters
+        .iter()
+        .map(|waiter| waiter.who(py).map(|who| who.into_bound(py)))
+        .collect::<PyResult<_>>()?;
+    let touched = touched.map_or(Ok(0), |touched| touched.callbacks.bind(py).len())?;
+    let class = py
+        .import("ropewalk._statistics")?
+        .getattr(intern!(py, "FutureStatistics"))?;
+    let given = (phase.description(), waiters, callbacks + touched);
+    Ok(class.call_method1(intern!(py, "of"), given)?.into_ptr())
+}
+
 // The attributes that other code reaches into ----------------------------------------------------------------
 
 fn get_state(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
@@ -641,6 +659,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         method!(c"set_result", c"set_result($self, result)\n--\n\nFinish the future with a result; for executors and tests.\n\nRaises InvalidStateError if it is done.", one "result", set_result),
         method!(c"set_exception", c"set_exception($self, exception)\n--\n\nFinish the future with an exception; for executors and tests.\n\nRaises InvalidStateError if it is done.", one "exception", set_exception),
         method!(c"set_running_or_notify_cancel", c"set_running_or_notify_cancel($self)\n--\n\nMark the future as running; for executors and tests.\n\nReturns False if it was cancelled: the call is not to be made then. Raises RuntimeError if it runs or is done.", noargs, set_running_or_notify_cancel),
+        method!(c"statistics", c"statistics($self, /)\n--\n\nReturn a FutureStatistics: the state, the threads and tasks that wait, the number of callbacks. Thread-safe.", noargs, statistics),
         method!(c"_invoke_callbacks", c"_invoke_callbacks($self)\n--\n\n", noargs, invoke_callbacks),
         #[cfg(Py_3_15)]
         method!(c"_get_snapshot", c"_get_snapshot($self)\n--\n\n", noargs, snapshot),

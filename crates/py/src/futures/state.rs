@@ -205,6 +205,23 @@ impl State {
         first.into_iter().chain(rest.unwrap_or_default()).collect()
     }
 
+    /// Those who wait for this future alone.
+    pub(super) fn waiters(&self) -> Vec<Waiter> {
+        let watchers = self.rare.iter().flat_map(|rare| &rare.watchers);
+        watchers
+            .filter_map(|(_, watcher)| match watcher {
+                Watcher::Alone(waiter) => Some(waiter.clone()),
+                Watcher::Among(..) => None,
+            })
+            .collect()
+    }
+
+    /// How many callbacks there are that nobody else has got hold of.
+    pub(super) fn count_callbacks(&self) -> usize {
+        let rest = self.rare.as_ref().map_or(0, |rare| rare.callbacks.len());
+        usize::from(self.callback.is_some()) + rest
+    }
+
     /// What the garbage collector is told of.
     pub(super) fn objects(&self) -> impl Iterator<Item = &Obj> {
         let touched = self
