@@ -8,6 +8,8 @@
 //! | [`line`](mod@line) | who waits, first come first served: the one queue under everything |
 //! | [`permits`] | a counter that can be waited for: a semaphore, the inside of a lock |
 //! | [`lock`] | a lock whose uncontended half is one atomic word |
+//! | [`event`] | a flag that can be waited for |
+//! | [`barrier`] | a number of parties that wait for one another |
 //! | [`parker`] | how a thread waits: a futex that hears signals |
 //!
 //! The protocol, who may do what when, and why no wake-up is lost, is in the crate's `README.md`.
@@ -25,6 +27,8 @@
 //! newcomer may overtake those who sleep, since handing over to a sleeper costs a switch of threads each time; but
 //! nobody is overtaken again after having been woken for nothing once.
 
+pub mod barrier;
+pub mod event;
 pub mod line;
 pub mod lock;
 #[cfg(all(test, loom))]
@@ -33,6 +37,8 @@ pub mod parker;
 pub mod permits;
 mod sync;
 
+pub use barrier::Barrier;
+pub use event::Event;
 pub use line::{Left, Line, Ticket, Waiter};
 pub use lock::Lock;
 pub use parker::{Parked, Parker};
