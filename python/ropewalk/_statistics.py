@@ -99,3 +99,39 @@ class PoolStatistics(NamedTuple):
     """Calls that were made, or found to be cancelled; a thread's share of a ``map`` counts as one."""
     tasks: dict[str, Any]
     """What runs in each thread that runs something, by the thread's name: the function."""
+
+
+class EventStatistics(NamedTuple):
+    """Whether the flag is up, and who waits for it. Those who were let go and have not run yet are still here."""
+
+    is_set: bool
+    waiters: tuple[Strand, ...]
+
+    @classmethod
+    def of(cls, is_set: bool, waiters: Iterable[Any]) -> EventStatistics:
+        return cls(is_set, strands(waiters))
+
+
+class SemaphoreStatistics(NamedTuple):
+    """How many permits there are to be taken, how many there may be (None: any number), and who waits for one."""
+
+    value: int
+    bound: int | None
+    waiters: tuple[Strand, ...]
+
+    @classmethod
+    def of(cls, value: int, bound: int | None, waiters: Iterable[Any]) -> SemaphoreStatistics:
+        return cls(value, bound, strands(waiters))
+
+
+class BarrierStatistics(NamedTuple):
+    """How many parties a barrier has, how many have come, whether it is broken, and who waits."""
+
+    parties: int
+    n_waiting: int
+    broken: bool
+    waiters: tuple[Strand, ...]
+
+    @classmethod
+    def of(cls, parties: int, n_waiting: int, broken: bool, waiters: Iterable[Any]) -> BarrierStatistics:
+        return cls(parties, n_waiting, broken, strands(waiters))

@@ -111,9 +111,19 @@ impl<W> Barrier<W> {
         self.state == State::Broken
     }
 
+    /// Whether the next one to come is the last.
+    pub fn lacks_one(&self) -> bool {
+        self.state == State::Filling && self.count + 1 == self.parties
+    }
+
     /// Those who wait, whichever side of the entrance.
     pub fn line(&self) -> &Line<W> {
         &self.line
+    }
+
+    /// The same, to take away who cannot be woken any more.
+    pub fn line_mut(&mut self) -> &mut Line<W> {
+        &mut self.line
     }
 }
 

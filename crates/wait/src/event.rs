@@ -33,15 +33,21 @@ impl Event {
     /// Lowers the flag.
     #[inline]
     pub fn clear(&self) {
+        self.put(false);
+    }
+
+    /// Raises or lowers the flag, and lets nobody go.
+    #[inline]
+    pub fn put(&self, raised: bool) {
         // Not a plain store: who sees the flag raised later must also see what came before an earlier raising.
-        self.raised.swap(false, Ordering::AcqRel);
+        self.raised.swap(raised, Ordering::AcqRel);
     }
 
     /// Raises the flag, and says whom to wake. Guarded.
     #[inline]
     pub fn set<W: Waiter>(&self, line: &mut Line<W>) -> Vec<Call<W>> {
         // Also when it is up: what was done before this call is to be seen, too.
-        self.raised.swap(true, Ordering::AcqRel);
+        self.put(true);
         if line.is_empty() {
             return Vec::new();
         }

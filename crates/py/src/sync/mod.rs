@@ -3,10 +3,17 @@
 //! Each is a [native](crate::native) type. A method first tries without waiting, which is all that an uncontended
 //! call does; only then it makes an [operation](crate::wait::Operation), to block on or to be awaited.
 
+mod arguments;
+mod barrier;
 mod condition;
+mod deadline;
+mod event;
 mod holder;
+mod inside;
 mod lock;
 mod rlock;
+mod semaphore;
+mod waiters;
 
 use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;
@@ -17,7 +24,10 @@ use crate::heap::Returned;
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     lock::register(module)?;
     rlock::register(module)?;
-    condition::register(module)
+    condition::register(module)?;
+    event::register(module)?;
+    semaphore::register(module)?;
+    barrier::register(module)
 }
 
 /// A named tuple of `ropewalk._statistics`, from what a primitive knows of itself: threads are given by their
