@@ -6,6 +6,7 @@
 //! | module | promise |
 //! |---|---|
 //! | [`line`](mod@line) | who waits, first come first served: the one queue under everything |
+//! | [`channel`] | items for whoever comes: a queue |
 //! | [`permits`] | a counter that can be waited for: a semaphore, the inside of a lock |
 //! | [`lock`] | a lock whose uncontended half is one atomic word |
 //! | [`event`] | a flag that can be waited for |
@@ -29,6 +30,7 @@
 
 pub mod barrier;
 pub mod event;
+pub mod channel;
 pub mod line;
 pub mod lock;
 #[cfg(all(test, loom))]
@@ -39,6 +41,7 @@ mod sync;
 
 pub use barrier::Barrier;
 pub use event::Event;
+pub use channel::Channel;
 pub use line::{Left, Line, Ticket, Waiter};
 pub use lock::Lock;
 pub use parker::{Parked, Parker};
