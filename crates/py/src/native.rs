@@ -28,6 +28,9 @@ pub(crate) trait Body: Default + Send + Sync + 'static {
     /// Whether a new instance needs no `__init__`, if there are no arguments.
     const BORN_READY: bool;
 
+    /// Whether a program may derive from it.
+    const SUBCLASSABLE: bool = true;
+
     /// Shows each reference to the collector, until it has seen enough (not 0).
     fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int;
 
@@ -138,7 +141,7 @@ pub(crate) fn register<B: Body>(module: &Bound<'_, PyModule>, about: Description
             doc: about.doc,
             header: HEADER,
             size: size_of::<Instance<B>>(),
-            subclassable: true,
+            subclassable: B::SUBCLASSABLE,
             methods: about.methods,
             getters: about.getters,
             dealloc: dealloc::<B>,

@@ -29,8 +29,8 @@
 //! nobody is overtaken again after having been woken for nothing once.
 
 pub mod barrier;
-pub mod event;
 pub mod channel;
+pub mod event;
 pub mod line;
 pub mod lock;
 #[cfg(all(test, loom))]
@@ -40,8 +40,8 @@ pub mod permits;
 mod sync;
 
 pub use barrier::Barrier;
-pub use event::Event;
 pub use channel::Channel;
+pub use event::Event;
 pub use line::{Left, Line, Ticket, Waiter};
 pub use lock::Lock;
 pub use parker::{Parked, Parker};

@@ -51,6 +51,8 @@ impl Body for Barrier {
         &CLASS
     }
 
+    const BORN_READY: bool = false;
+
     fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int {
         let answer = self.settings.try_look(|settings| {
             [&settings.action, &settings.timeout]

@@ -33,6 +33,8 @@ impl Body for Event {
         &CLASS
     }
 
+    const BORN_READY: bool = false;
+
     fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int {
         let answer = self.inside.held().map_or(0, &mut *visit);
         match answer {

@@ -31,6 +31,8 @@ impl Body for Lock {
     }
 
     const BORN_READY: bool = true;
+    // Nor from CPython's.
+    const SUBCLASSABLE: bool = false;
 
     fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int {
         self.held.visit(visit)
@@ -41,22 +43,11 @@ impl Body for Lock {
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
-        no_arguments("Lock", args, kwargs)
+        if args.is_empty() && kwargs.is_none_or(|kwargs| kwargs.is_empty()) {
+            return Ok(());
+        }
+        Err(PyTypeError::new_err("Lock() takes no arguments"))
     }
-}
-
-/// Refuses arguments to a class that takes none.
-pub(super) fn no_arguments(
-    class: &str,
-    args: &Bound<'_, PyTuple>,
-    kwargs: Option<&Bound<'_, PyDict>>,
-) -> PyResult<()> {
-    if args.is_empty() && kwargs.is_none_or(|kwargs| kwargs.is_empty()) {
-        return Ok(());
-    }
-    Err(PyTypeError::new_err(format!(
-        "{class}() takes no arguments"
-    )))
 }
 
 /// `acquire`, of one who has to wait.

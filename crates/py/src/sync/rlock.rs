@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
-use pyo3::exceptions::{PyOverflowError, PyRuntimeError};
+use pyo3::exceptions::{PyDeprecationWarning, PyOverflowError, PyRuntimeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -13,7 +13,6 @@ use ropewalk_sys::fork;
 use ropewalk_wait::Ticket;
 
 use super::holder::{Held, Holder};
-use super::lock::no_arguments;
 use super::look;
 use crate::heap::{self, Arguments, Quick, RawType, Ref, Returned, method};
 use crate::native::{self, Body, Description, body, raw_body};
@@ -42,11 +41,22 @@ impl Body for RLock {
     }
 
     fn init(
-        _this: Ref<'_, '_>,
+        this: Ref<'_, '_>,
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
-        no_arguments("RLock", args, kwargs)
+        if args.is_empty() && kwargs.is_none_or(|kwargs| kwargs.is_empty()) {
+            return Ok(());
+        }
+        // There are none, and what comes of any has changed from version to version.
+        let py = this.py();
+        if cfg!(all(Py_3_13, not(Py_3_15))) {
+            let text = c"Passing arguments to RLock is deprecated and will be removed in 3.15";
+            let kind = py.get_type::<PyDeprecationWarning>();
+            PyErr::warn(py, &kind, text, 1)?;
+        }
+        let original = py.import("_thread")?.getattr("RLock")?;
+        original.call(args, kwargs).map(drop)
     }
 }
 
