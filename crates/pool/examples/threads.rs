@@ -60,7 +60,9 @@ fn main() {
     let threads: Vec<_> = (1..=1000u64)
         .filter_map(|number| {
             let sender = sender.clone();
-            pool.submit(move || drop(sender.send(number * number)))
+            pool.submit(move || {
+                let _ = sender.send(number * number);
+            })
         })
         .collect();
     drop(sender);
