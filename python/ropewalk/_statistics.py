@@ -69,6 +69,7 @@ class ConditionStatistics(NamedTuple):
         return cls(strands(waiters), lock)
 
 
+<<<<<<< HEAD
 class FutureStatistics(NamedTuple):
     """How far a future is, who waits for it, and how many callbacks it has.
 
@@ -135,3 +136,42 @@ class BarrierStatistics(NamedTuple):
     @classmethod
     def of(cls, parties: int, n_waiting: int, broken: bool, waiters: Iterable[Any]) -> BarrierStatistics:
         return cls(parties, n_waiting, broken, strands(waiters))
+=======
+class QueueStatistics(NamedTuple):
+    """What is in a queue, and who waits to get, to put and to join.
+
+    ``size`` is what ``_qsize()`` gives without the mutex; ``unfinished`` counts the items that are not reported as done.
+    """
+
+    size: int
+    maxsize: int
+    unfinished: int
+    is_shutdown: bool
+    getting: tuple[Strand, ...]
+    putting: tuple[Strand, ...]
+    joining: tuple[Strand, ...]
+
+    @classmethod
+    def of(
+        cls,
+        size: int,
+        maxsize: int,
+        unfinished: int,
+        is_shutdown: bool,
+        getting: Iterable[Any],
+        putting: Iterable[Any],
+        joining: Iterable[Any],
+    ) -> QueueStatistics:
+        return cls(size, maxsize, unfinished, is_shutdown, strands(getting), strands(putting), strands(joining))
+
+
+class SimpleQueueStatistics(NamedTuple):
+    """How many items are in a SimpleQueue, and who waits for one."""
+
+    size: int
+    getting: tuple[Strand, ...]
+
+    @classmethod
+    def of(cls, size: int, getting: Iterable[Any]) -> SimpleQueueStatistics:
+        return cls(size, strands(getting))
+>>>>>>> cf367b0 (Queue, LifoQueue, PriorityQueue and SimpleQueue for threads and tasks at once)

@@ -162,6 +162,39 @@ impl<'a, 'py> Arguments<'a, 'py> {
         )
     }
 
+    /// The values that were given by name, with their names.
+    #[inline]
+    pub(crate) fn by_name(
+        &self,
+        py: Python<'py>,
+    ) -> impl Iterator<Item = (Bound<'py, PyString>, Ref<'a, 'py>)> + use<'a, 'py> {
+        let names = self.names;
+        let values = &self.values[self.positional().len()..];
+        values.iter().zip(0..).map(move |(value, index)| {
+            // SAFETY: values by name come with a tuple of as many strings; both are alive for the call.
+            unsafe {
+                let name = ffi::PyTuple_GET_ITEM(names, index);
+                let name = Bound::from_borrowed_ptr(py, name).cast_into_unchecked();
+                (name, Borrowed::from_ptr(py, *value))
+            }
+        })
+    }
+
+    /// As Python code takes them: `*args` and `**kwargs`.
+    pub(crate) fn to_python(
+        self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
+        let named = PyDict::new(py);
+        for (name, value) in self.by_name(py) {
+            named.set_item(name, value)?;
+        }
+        // SAFETY: arguments of the call that is being served.
+        let value = |pointer: &*mut ffi::PyObject| unsafe { Borrowed::from_ptr(py, *pointer) };
+        let values: Vec<Ref<'_, 'py>> = self.positional().iter().map(value).collect();
+        Ok((PyTuple::new(py, values)?, named))
+    }
+
     /// All values: those by position, then those by name.
     pub(crate) fn all(&self) -> &'a [*mut ffi::PyObject] {
         self.values
@@ -568,6 +601,32 @@ macro_rules! repr_slot {
     }};
 }
 pub(crate) use repr_slot;
+
+/// One attribute of a raw type that may be assigned (`Some`) and deleted (`None`).
+macro_rules! attribute {
+    ($name:literal, $get:path, $set:path) => {{
+        unsafe extern "C" fn set(
+            this: *mut pyo3::ffi::PyObject,
+            value: *mut pyo3::ffi::PyObject,
+            _: *mut std::ffi::c_void,
+        ) -> std::ffi::c_int {
+            // SAFETY: called by CPython on live objects; NULL stands for deletion.
+            let done = unsafe {
+                $crate::heap::door(|py| {
+                    let value = (!value.is_null()).then(|| pyo3::Borrowed::from_ptr(py, value));
+                    $set(py, pyo3::Borrowed::from_ptr(py, this), value)?;
+                    Ok(this)
+                })
+            };
+            if done.is_null() { -1 } else { 0 }
+        }
+        pyo3::ffi::PyGetSetDef {
+            set: Some(set),
+            ..$crate::heap::getter!($name, $get)
+        }
+    }};
+}
+pub(crate) use attribute;
 
 pub(crate) const fn definition(
     name: &'static CStr,

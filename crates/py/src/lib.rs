@@ -7,7 +7,7 @@
 //!
 //! `native` makes raw types that programs make instances of, `coroutine` what they await. `wait` is how threads and
 //! tasks wait, and `sync` the primitives on it, whose face is `python/ropewalk/threading`; `futures` the thread pool, whose
-//! face is `python/ropewalk/futures`.
+//! face is `python/ropewalk/futures`; `queue` the queues, whose face is `python/ropewalk/queue.py`.
 
 mod address;
 mod call;
@@ -25,6 +25,7 @@ mod names;
 mod native;
 mod object;
 mod offspring;
+mod queue;
 mod returning;
 mod shared;
 mod sock;
@@ -68,6 +69,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     wait::register(module)?;
     sync::register(module)?;
     futures::register(module)?;
+    queue::register(module)?;
     for name in FOR_ASYNCIO {
         module.index()?.append(name)?;
     }

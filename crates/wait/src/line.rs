@@ -284,6 +284,27 @@ impl<W: Waiter> Line<W> {
         }
     }
 
+    /// What the waiter was told of, or given, has been taken by somebody else: it goes on waiting where it stood.
+    pub fn put_back(&mut self, ticket: &Ticket) {
+        let Some(inner) = self.inner.as_deref_mut() else {
+            return;
+        };
+        if inner.slot(ticket).map(|slot| slot.state) != Some(State::Granted) {
+            self.rearm(ticket);
+            return;
+        }
+        inner.granted -= 1;
+        inner.waiting += 1;
+        inner.link(ticket.index);
+        let slot = &mut inner.slots[ticket.index as usize];
+        slot.state = State::Waiting;
+        slot.passed_over = true;
+        let next_up = inner.slots.get(inner.next_up as usize);
+        if next_up.is_none_or(|next_up| ticket.serial < next_up.serial) {
+            inner.next_up = ticket.index;
+        }
+    }
+
     /// Gives the place up. The caller holds the waiter itself, whose copy here is dropped.
     pub fn leave(&mut self, ticket: &Ticket) -> Left {
         let Some(inner) = self.inner.as_deref_mut() else {
@@ -384,6 +405,32 @@ impl<W: Waiter> Inner<W> {
         match self.slots.get_mut(next as usize) {
             Some(slot) => slot.previous = previous,
             None => self.last = previous,
+        }
+    }
+
+    /// Puts a slot back into the order, from which it was taken: in front of all who came later.
+    fn link(&mut self, index: u32) {
+        let serial = self.slots[index as usize].serial;
+        // Who was granted first came first, so there are hardly any to pass.
+        let mut next = self.first;
+        let mut previous = NONE;
+        while let Some(slot) = self.slots.get(next as usize) {
+            if slot.serial > serial {
+                break;
+            }
+            previous = next;
+            next = slot.next;
+        }
+        let slot = &mut self.slots[index as usize];
+        slot.previous = previous;
+        slot.next = next;
+        match self.slots.get_mut(previous as usize) {
+            Some(slot) => slot.next = index,
+            None => self.first = index,
+        }
+        match self.slots.get_mut(next as usize) {
+            Some(slot) => slot.previous = index,
+            None => self.last = index,
         }
     }
 

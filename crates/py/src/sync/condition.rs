@@ -104,6 +104,12 @@ enum Before {
 }
 
 impl Condition {
+    /// Those who wait, for those who build on it in Rust: they hold the lock when they join.
+    #[inline]
+    pub(crate) fn line(&self) -> &Guarded<Line<Waiter>> {
+        &self.line
+    }
+
     /// The lock.
     fn lock(&self) -> PyResult<&Obj> {
         self.lock
@@ -199,15 +205,31 @@ impl Condition {
     }
 
     /// Notifies the next who waits. False: nobody does.
-    fn notify_one(&self, py: Python<'_>) -> bool {
+    pub(crate) fn notify_one(&self, py: Python<'_>) -> bool {
         let call = self.line.with(py, Line::grant);
         let any = call.is_some();
         self.call_all(py, call);
         any
     }
 
+    /// Notifies those who wait now: one that is woken may wait again at once.
+    pub(crate) fn notify_everybody(&self, py: Python<'_>) {
+        let waiting = self.line.with(py, |line| line.len());
+        for _ in 0..waiting {
+            self.notify_one(py);
+        }
+    }
+
+    /// Those who wait, as `statistics()` names them.
+    pub(crate) fn waiters(&self, py: Python<'_>) -> PyResult<Vec<Obj>> {
+        let waiters: Vec<_> = self
+            .line
+            .with(py, |line| line.iter().cloned().collect());
+        waiters.iter().map(|waiter| waiter.who(py)).collect()
+    }
+
     /// Wakes one that was notified; if it cannot be reached, the next one is notified instead.
-    fn call_all(&self, py: Python<'_>, call: Option<Call<Waiter>>) {
+    pub(crate) fn call_all(&self, py: Python<'_>, call: Option<Call<Waiter>>) {
         let next = std::cell::Cell::new(None);
         wait::call_all(
             call,
@@ -527,11 +549,7 @@ fn notify(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Return
 fn notify_all(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     let condition = of(this);
     check_owned(py, condition)?;
-    // Those who are there now: one that is woken may wait again at once.
-    let waiting = condition.line.with(py, |line| line.len());
-    for _ in 0..waiting {
-        condition.notify_one(py);
-    }
+    condition.notify_everybody(py);
     heap::none(py)
 }
 
@@ -588,23 +606,15 @@ fn the_lock(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     Ok(lock.into_ptr())
 }
 
-/// Those who wait for the condition.
-fn waiters(py: Python<'_>, condition: &Condition) -> PyResult<Vec<Obj>> {
-    let waiters: Vec<_> = condition
-        .line
-        .with(py, |line| line.iter().cloned().collect());
-    waiters.iter().map(|waiter| waiter.who(py)).collect()
-}
-
 fn waiter_list(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
-    Ok(waiters(py, of(this))?
+    Ok(of(this).waiters(py)?
         .into_pyobject(py)?
         .into_any()
         .into_ptr())
 }
 
 fn statistics(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
-    let waiters = waiters(py, of(this))?;
+    let waiters = of(this).waiters(py)?;
     let lock = of(this).lock()?.bind(py);
     let lock = match lock.getattr_opt(intern!(py, "statistics"))? {
         Some(statistics) => statistics.call0()?,

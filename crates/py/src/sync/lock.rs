@@ -25,6 +25,14 @@ pub(crate) struct Lock {
 
 static CLASS: OnceLock<RawType> = OnceLock::new();
 
+impl Lock {
+    /// The lock itself, for those who build on it in Rust.
+    #[inline]
+    pub(crate) fn held(&self) -> &Held {
+        &self.held
+    }
+}
+
 impl Body for Lock {
     fn class() -> &'static OnceLock<RawType> {
         &CLASS

@@ -15,6 +15,10 @@ mod rlock;
 mod semaphore;
 mod waiters;
 
+pub(crate) use condition::Condition;
+pub(crate) use holder::{Held, Holder};
+pub(crate) use lock::Lock;
+
 use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;
 
