@@ -180,21 +180,6 @@ impl<'a, 'py> Arguments<'a, 'py> {
         })
     }
 
-    /// As Python code takes them: `*args` and `**kwargs`.
-    pub(crate) fn to_python(
-        self,
-        py: Python<'py>,
-    ) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
-        let named = PyDict::new(py);
-        for (name, value) in self.by_name(py) {
-            named.set_item(name, value)?;
-        }
-        // SAFETY: arguments of the call that is being served.
-        let value = |pointer: &*mut ffi::PyObject| unsafe { Borrowed::from_ptr(py, *pointer) };
-        let values: Vec<Ref<'_, 'py>> = self.positional().iter().map(value).collect();
-        Ok((PyTuple::new(py, values)?, named))
-    }
-
     /// All values: those by position, then those by name.
     pub(crate) fn all(&self) -> &'a [*mut ffi::PyObject] {
         self.values
@@ -294,10 +279,8 @@ impl<'a, 'py> Arguments<'a, 'py> {
             return Ok((args, None));
         }
         let kwargs = PyDict::new(py);
-        // SAFETY: not NULL, so it is the tuple of keyword names.
-        let names = unsafe { Borrowed::from_ptr(py, self.names).cast_unchecked::<PyTuple>() };
-        for (name, given) in names.iter().zip(&self.values[self.positional().len()..]) {
-            kwargs.set_item(name, value(given))?;
+        for (name, given) in self.by_name(py) {
+            kwargs.set_item(name, given)?;
         }
         Ok((args, Some(kwargs)))
     }
@@ -463,6 +446,41 @@ macro_rules! method {
                     && let Some(answer) = $quick(this)
                 {
                     return answer.object();
+                }
+                $crate::heap::door(|py| {
+                    $function(
+                        py,
+                        pyo3::Borrowed::from_ptr(py, this),
+                        $crate::heap::Arguments::new(py, values, count, names),
+                    )
+                })
+            }
+        }
+        $crate::heap::definition(
+            $name,
+            $doc,
+            pyo3::ffi::PyMethodDefPointer {
+                PyCFunctionFastWithKeywords: call,
+            },
+            pyo3::ffi::METH_FASTCALL | pyo3::ffi::METH_KEYWORDS,
+        )
+    }};
+    // A shortcut that looks at the arguments by position itself, and gives any object, or NULL if the whole method is
+    // needed. It must not panic.
+    ($name:literal, $doc:expr, positional $quick:path, $function:path) => {{
+        unsafe extern "C" fn call(
+            this: *mut pyo3::ffi::PyObject,
+            values: *const *mut pyo3::ffi::PyObject,
+            count: pyo3::ffi::Py_ssize_t,
+            names: *mut pyo3::ffi::PyObject,
+        ) -> *mut pyo3::ffi::PyObject {
+            // SAFETY: called by CPython on live objects, by the convention that the flags name.
+            unsafe {
+                if names.is_null() {
+                    let answer = $quick(this, values, count);
+                    if !answer.is_null() {
+                        return answer;
+                    }
                 }
                 $crate::heap::door(|py| {
                     $function(

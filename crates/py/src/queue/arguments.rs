@@ -76,7 +76,7 @@ impl<const N: usize> Signature<N> {
             let values = PyTuple::new(py, [this])?
                 .as_sequence()
                 .concat(values.as_sequence())?;
-            self.judge(&values.to_tuple()?, &names)
+            self.judge(&values.to_tuple()?, names.as_ref())
         });
         match judged {
             Ok(()) => PySystemError::new_err(format!("{}() refused good arguments", self.name)),
@@ -88,7 +88,7 @@ impl<const N: usize> Signature<N> {
     pub(super) fn judge<'py>(
         &self,
         values: &Bound<'py, PyTuple>,
-        names: &Bound<'py, PyDict>,
+        names: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<()> {
         let py = values.py();
         let mut text = String::from("lambda self");
@@ -102,6 +102,6 @@ impl<const N: usize> Signature<N> {
         text.push_str(": None");
         let function = py.eval(&CString::new(text)?, None, None)?;
         function.setattr("__qualname__", self.name)?;
-        function.call(values, Some(names)).map(drop)
+        function.call(values, names).map(drop)
     }
 }

@@ -52,6 +52,8 @@ impl Default for Guarded<Objects> {
 }
 
 impl Body for Queue {
+    const BORN_READY: bool = false;
+
     fn class() -> &'static OnceLock<RawType> {
         &CLASS
     }
@@ -109,8 +111,7 @@ impl Body for Queue {
                     .as_sequence()
                     .concat(args.as_sequence())?
                     .to_tuple()?;
-                let none = PyDict::new(py);
-                return INIT.judge(&values, kwargs.unwrap_or(&none));
+                return INIT.judge(&values, kwargs);
             }
         };
         let queue = Self::of(this);

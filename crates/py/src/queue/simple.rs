@@ -4,12 +4,13 @@
 //! any other call, from a signal handler or a `__del__`, as the original promises.
 
 use std::ffi::c_int;
+use std::ptr;
 use std::sync::OnceLock;
 use std::task::Poll;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use pyo3::intern;
+use pyo3::{ffi, intern};
 use ropewalk_wait::line::Call;
 use ropewalk_wait::{Channel, Ticket};
 
@@ -17,7 +18,7 @@ use super::arguments::sort;
 use super::raised::empty;
 use super::timeouts;
 use crate::guard::Guarded;
-use crate::heap::{self, Arguments, RawType, Ref, Returned, method};
+use crate::heap::{self, Arguments, Quick, RawType, Ref, Returned, method};
 use crate::native::{self, Body, Description};
 use crate::object::Obj;
 use crate::sync::look;
@@ -38,6 +39,8 @@ impl Default for SimpleQueue {
 }
 
 impl Body for SimpleQueue {
+    const BORN_READY: bool = true;
+
     fn class() -> &'static OnceLock<RawType> {
         &CLASS
     }
@@ -202,6 +205,59 @@ fn misfit(py: Python<'_>, name: &str, given: Arguments<'_, '_>) -> PyErr {
     }
 }
 
+/// `put(item)` while nobody waits.
+///
+/// # Safety
+/// Called on an instance, with that many arguments, attached.
+#[inline]
+unsafe fn put_quickly(
+    this: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    if count != 1 {
+        return ptr::null_mut();
+    }
+    // SAFETY: says the caller; the item is an argument of the call that is being served.
+    unsafe {
+        let py = Python::assume_attached();
+        let queue = native::raw_body::<SimpleQueue>(this);
+        let done = queue.channel.with(py, |channel| {
+            let nobody = channel.line().is_empty();
+            if nobody {
+                channel.put(Obj::from_borrowed(*values));
+            }
+            nobody
+        });
+        if done {
+            Quick::None.object()
+        } else {
+            ptr::null_mut()
+        }
+    }
+}
+
+/// `get()` and `get_nowait()` if there is an item.
+///
+/// # Safety
+/// As for `put_quickly`.
+#[inline]
+unsafe fn get_quickly(
+    this: *mut ffi::PyObject,
+    _values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    if count != 0 {
+        return ptr::null_mut();
+    }
+    // SAFETY: says the caller.
+    let item = unsafe {
+        let py = Python::assume_attached();
+        native::raw_body::<SimpleQueue>(this).take(py)
+    };
+    item.map_or(ptr::null_mut(), Obj::into_ptr)
+}
+
 /// `put(item, block=True, timeout=None)`, of which only the item is looked at.
 fn put(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let item = match (given.all(), given.positional()) {
@@ -318,10 +374,10 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             name: c"ropewalk.queue.SimpleQueue",
             doc: c"SimpleQueue()\n--\n\nAn unbounded queue, first in first out, for threads and tasks: queue.SimpleQueue, which can also be awaited.\n\nput() may be called at any time, also by a signal handler or a __del__ in the middle of another call. Thread-safe.\nSee queue.SimpleQueue in CPython's documentation.",
             methods: vec![
-                method!(c"put", c"put($self, item, block=True, timeout=None)\n--\n\nPut an item into the queue. It never blocks: `block` and `timeout` are ignored, and are there to\nhave the form of `Queue.put`. May be called at any time from anywhere, also by a signal handler or\na `__del__` in the middle of another call of the queue.", keywords, put),
-                method!(c"put_nowait", c"put_nowait($self, item)\n--\n\nThe same as `put(item)`.", keywords, put_nowait),
-                method!(c"get", c"get($self, block=True, timeout=None)\n--\n\nRemove and return the oldest item.\n\nWaits for one if `block` is true, for `timeout` seconds at most if that is not `None`, and raises\n`Empty` if none has come. With `block` false, `timeout` is ignored. Raises `ValueError` for a timeout\nthat is negative or no number, `OverflowError` for one that no clock can count.", keywords, get),
-                method!(c"get_nowait", c"get_nowait($self)\n--\n\nThe same as `get(block=False)`.", keywords, get_nowait),
+                method!(c"put", c"put($self, item, block=True, timeout=None)\n--\n\nPut an item into the queue. It never blocks: `block` and `timeout` are ignored, and are there to\nhave the form of `Queue.put`. May be called at any time from anywhere, also by a signal handler or\na `__del__` in the middle of another call of the queue.", positional put_quickly, put),
+                method!(c"put_nowait", c"put_nowait($self, item)\n--\n\nThe same as `put(item)`.", positional put_quickly, put_nowait),
+                method!(c"get", c"get($self, block=True, timeout=None)\n--\n\nRemove and return the oldest item.\n\nWaits for one if `block` is true, for `timeout` seconds at most if that is not `None`, and raises\n`Empty` if none has come. With `block` false, `timeout` is ignored. Raises `ValueError` for a timeout\nthat is negative or no number, `OverflowError` for one that no clock can count.", positional get_quickly, get),
+                method!(c"get_nowait", c"get_nowait($self)\n--\n\nThe same as `get(block=False)`.", positional get_quickly, get_nowait),
                 method!(c"get_async", c"get_async($self, block=True, timeout=None)\n--\n\n`get` for tasks: to be awaited. A call that is cancelled takes nothing.", keywords, get_async),
                 method!(c"empty", c"empty($self)\n--\n\nWhether there was no item just now.", noargs, is_empty),
                 method!(c"qsize", c"qsize($self)\n--\n\nHow many items there were just now.", noargs, qsize),
