@@ -7,18 +7,22 @@ import sys
 from asyncio.transports import _FlowControlMixin
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from typing import Any, TypeVar, final
+from types import GenericAlias
+from typing import Any, Generic, TypeVar, final
 
 from typing_extensions import Buffer, disjoint_base
 
+from ropewalk import _condition
 from ropewalk._statistics import (
     BarrierStatistics,
     ConditionStatistics,
     EventStatistics,
     FutureStatistics,
     LockStatistics,
+    QueueStatistics,
     RLockStatistics,
     SemaphoreStatistics,
+    SimpleQueueStatistics,
 )
 
 _T = TypeVar("_T")
@@ -35,9 +39,11 @@ __all__ = [
     "Handle",
     "Lock",
     "Loop",
+    "Queue",
     "RLock",
     "Results",
     "Semaphore",
+    "SimpleQueue",
     "Stream",
     "StreamCall",
     "StreamTransport",
@@ -51,6 +57,7 @@ __all__ = [
     "_complete_streams",
     "_completed",
     "_end_pools",
+    "_know_queues",
     "_set_future_class",
     "_set_stream_classes",
     "_split",
@@ -484,3 +491,59 @@ class Barrier:
     def _action(self) -> Callable[[], object] | None: ...
     @property
     def _timeout(self) -> float | None: ...
+
+@disjoint_base
+class SimpleQueue(Generic[_T]):
+    def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None: ...
+    def put_nowait(self, item: _T) -> None: ...
+    def get(self, block: bool = True, timeout: float | None = None) -> _T: ...
+    def get_nowait(self) -> _T: ...
+    def get_async(self, block: bool = True, timeout: float | None = None) -> Coroutine[Any, Any, _T]: ...
+    def empty(self) -> bool: ...
+    def qsize(self) -> int: ...
+    def statistics(self) -> SimpleQueueStatistics: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
+
+@disjoint_base
+class Queue(Generic[_T]):
+    """The native half of ``ropewalk.queue.Queue``."""
+
+    queue: Any
+    maxsize: int
+    unfinished_tasks: int
+    is_shutdown: bool
+    @property
+    def mutex(self) -> Lock: ...
+    @property
+    def not_empty(self) -> _condition.Condition: ...
+    @property
+    def not_full(self) -> _condition.Condition: ...
+    @property
+    def all_tasks_done(self) -> _condition.Condition: ...
+    def __init__(self, maxsize: int = 0) -> None: ...
+    def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None: ...
+    def get(self, block: bool = True, timeout: float | None = None) -> _T: ...
+    def put_nowait(self, item: _T) -> None: ...
+    def get_nowait(self) -> _T: ...
+    def task_done(self) -> None: ...
+    def join(self) -> None: ...
+    def qsize(self) -> int: ...
+    def empty(self) -> bool: ...
+    def full(self) -> bool: ...
+    def put_async(self, item: _T, block: bool = True, timeout: float | None = None) -> Coroutine[Any, Any, None]: ...
+    def get_async(self, block: bool = True, timeout: float | None = None) -> Coroutine[Any, Any, _T]: ...
+    def join_async(self) -> Coroutine[Any, Any, None]: ...
+    def statistics(self) -> QueueStatistics: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
+
+def _know_queues(
+    queue: type[Any],
+    lifo: type[Any],
+    priority: type[Any],
+    empty: type[Exception],
+    full: type[Exception],
+    shut_down: type[Exception],
+    condition: type[Condition],
+) -> None: ...

@@ -69,7 +69,6 @@ class ConditionStatistics(NamedTuple):
         return cls(strands(waiters), lock)
 
 
-<<<<<<< HEAD
 class FutureStatistics(NamedTuple):
     """How far a future is, who waits for it, and how many callbacks it has.
 
@@ -136,7 +135,8 @@ class BarrierStatistics(NamedTuple):
     @classmethod
     def of(cls, parties: int, n_waiting: int, broken: bool, waiters: Iterable[Any]) -> BarrierStatistics:
         return cls(parties, n_waiting, broken, strands(waiters))
-=======
+
+
 class QueueStatistics(NamedTuple):
     """What is in a queue, and who waits to get, to put and to join.
 
@@ -174,4 +174,3 @@ class SimpleQueueStatistics(NamedTuple):
     @classmethod
     def of(cls, size: int, getting: Iterable[Any]) -> SimpleQueueStatistics:
         return cls(size, strands(getting))
->>>>>>> cf367b0 (Queue, LifoQueue, PriorityQueue and SimpleQueue for threads and tasks at once)

@@ -12,23 +12,29 @@ Rust. See https://docs.python.org/3/library/queue.html.
 from __future__ import annotations
 
 import queue as _queue
+import sys
 from collections import deque
 from heapq import heappop, heappush
 from queue import Empty, Full
-from typing import Any, TypeVar
 
 from ropewalk import _core
-from ropewalk._core import SimpleQueue
+from ropewalk._condition import Condition
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    _T = TypeVar("_T")
+else:
+    _T = object  # only type checkers ask, and `typing` would cost more than all that is here
 
 __all__ = _queue.__all__
 
-_T = TypeVar("_T")
-
-if hasattr(_queue, "ShutDown"):
-    ShutDown = _queue.ShutDown
+if sys.version_info >= (3, 13):
+    from queue import ShutDown
 else:
 
-    class ShutDown(Exception):  # noqa: N818  # the name that it has from Python 3.13 on
+    class ShutDown(Exception):  # the name that it has from Python 3.13 on
         """Raised by put and get of a queue that has been shut down."""
 
 
@@ -68,7 +74,7 @@ class Queue(_core.Queue[_T]):
     def _put(self, item: _T) -> None:
         self.queue.append(item)
 
-    def _get(self) -> _T:
+    def _get(self) -> Any:
         return self.queue.popleft()
 
 
@@ -84,7 +90,7 @@ class LifoQueue(Queue[_T]):
     def _put(self, item: _T) -> None:
         self.queue.append(item)
 
-    def _get(self) -> _T:
+    def _get(self) -> Any:
         return self.queue.pop()
 
 
@@ -103,8 +109,8 @@ class PriorityQueue(Queue[_T]):
     def _put(self, item: _T) -> None:
         heappush(self.queue, item)
 
-    def _get(self) -> _T:
+    def _get(self) -> Any:
         return heappop(self.queue)
 
 
-_core._know_queues(Queue, LifoQueue, PriorityQueue, Empty, Full, ShutDown, _core.Condition)
+_core._know_queues(Queue, LifoQueue, PriorityQueue, Empty, Full, ShutDown, Condition)

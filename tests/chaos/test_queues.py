@@ -43,6 +43,7 @@ def getters(q: Any, count: int) -> None:
 
 # Ctrl-C -------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("timeout", ["", "timeout=60"])
 @pytest.mark.parametrize("kind", EVERY)
 def test_ctrl_c_ends_get(kind: str, timeout: str) -> None:
@@ -69,7 +70,9 @@ def test_ctrl_c_ends_get(kind: str, timeout: str) -> None:
     assert done.stdout == "well\n"
 
 
-@pytest.mark.parametrize(("call", "line"), [("q.put(2)", "putting"), ("q.put(2, timeout=60)", "putting"), ("q.join()", "joining")])
+@pytest.mark.parametrize(
+    ("call", "line"), [("q.put(2)", "putting"), ("q.put(2, timeout=60)", "putting"), ("q.join()", "joining")]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_ctrl_c_ends_put_and_join(kind: str, call: str, line: str) -> None:
     done = rig.script(

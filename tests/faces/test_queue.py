@@ -166,13 +166,25 @@ def play(module: ModuleType, kind: str, seed: int) -> Iterator[Any]:
 
 @pytest.mark.parametrize("seed", range(25))
 def test_random_scripts_play_alike(kind: str, seed: int) -> None:
-    for step, (expected, found) in enumerate(
-        zip(play(original, kind, seed), play(ours, kind, seed), strict=True)
-    ):
+    for step, (expected, found) in enumerate(zip(play(original, kind, seed), play(ours, kind, seed), strict=True)):
         assert found == expected, step
 
 
-TIMEOUTS = [-1, -0.0, -1e-9, -float("inf"), "1", [], b"", 1j, -(10**400), True, Fraction(1, 1000), Fraction(-1, 2), 0.001]
+TIMEOUTS = [
+    -1,
+    -0.0,
+    -1e-9,
+    -float("inf"),
+    "1",
+    [],
+    b"",
+    1j,
+    -(10**400),
+    True,
+    Fraction(1, 1000),
+    Fraction(-1, 2),
+    0.001,
+]
 
 
 @pytest.mark.parametrize("timeout", TIMEOUTS, ids=str)

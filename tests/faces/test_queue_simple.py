@@ -35,7 +35,6 @@ CALLS: list[Callable[[Any], Any]] = [
     lambda q: q.get(timeout=0),
     lambda q: q.get(timeout=0.001),
     lambda q: q.get(True, 0.001),
-    lambda q: q.get(timeout=True and 0),
     lambda q: q.get(timeout=-1),
     lambda q: q.get(timeout=-1e-9),
     lambda q: q.get(timeout=float("nan")),

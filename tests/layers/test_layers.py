@@ -33,13 +33,14 @@ PYTHON_CRATE = re.compile(r"py(o3|thon)|cpython|rustpython|^numpy$|^maturin", re
 
 # Python: what a room of the package may import of the package, besides itself. A room is a module or
 # package right below ropewalk/; one that is not named here is a face.
-FACE = {"_core", "_pool", "_replace", "_statistics"}
+FACE = {"_condition", "_core", "_pool", "_replace", "_statistics"}
 ROOMS: dict[str, set[str]] = {
     "launch": {"any face", "_core", "_replace", "ropewalk"},  # the launcher: the only one that may import several faces
     "__main__": {"launch", "ropewalk"},
     "__init__": {"one face", "launch", "_replace", "_core"},
     "_core": set(),
     "_replace": set(),  # how a name of the standard library is replaced, for every face
+    "_condition": {"_core"},  # threading shows it, and a queue has three
     "_statistics": set(),  # what statistics() gives, whichever face asks
     "_pool": {"_core", "_statistics"},  # the thread pool's classes: futures shows them, asyncio's default executor is one
     "_worker": set(),  # runs where nothing native loads

@@ -33,9 +33,9 @@ from threading import __excepthook__ as __excepthook__
 from threading import activeCount as activeCount
 from threading import currentThread as currentThread
 
+from ropewalk._condition import Condition
 from ropewalk._core import Lock, RLock
 from ropewalk.threading._barrier import Barrier
-from ropewalk.threading._condition import Condition
 from ropewalk.threading._event import Event
 from ropewalk.threading._semaphore import BoundedSemaphore, Semaphore
 from ropewalk.threading._thread import Thread
