@@ -19,10 +19,11 @@ from queue import Empty, Full
 
 from ropewalk import _core
 from ropewalk._condition import Condition
+from ropewalk._core import SimpleQueue as SimpleQueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     _T = TypeVar("_T")
 else:
