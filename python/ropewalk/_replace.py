@@ -9,8 +9,8 @@ that they are of the class, whichever of the two it asks. So there a class is re
 class, with another answer to ``isinstance`` and ``issubclass``. It carries the original's name, so that what was
 pickled by that name is found by it, with ropewalk or without.
 
-What this cannot do: reach the names that were imported before (``from threading import Event``). They keep meaning the
-original.
+What this cannot do: reach the names that were imported before (``from threading import Event``), which keep meaning
+the original; and stand in for a class from which none may be derived, as the lock's.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Replacement:
             setattr(self._owner, self._name, self.original)
 
     def __str__(self) -> str:
-        source = self.ours.__bases__[0] if self.ours in _stand_ins.values() else self.ours
+        source = self.ours.__bases__[0] if isinstance(self.ours, StandIn) else self.ours
         return f"{self.place}: {_full_name(getattr(source, '__func__', source))}"
 
     def __repr__(self) -> str:
@@ -121,7 +121,7 @@ def put(system: str, table: Table, *, fresh: bool = False) -> None:
                     continue
                 if ours is original:
                     continue
-                if not fresh and type(ours) is type and isinstance(original, type):
+                if not fresh and isinstance(original, type) and _may_be_derived_from(ours):
                     ours = stand_in(ours, original)
                 _standing.append(Replacement(system, owner, name, ours))
                 if original is not _ABSENT:
@@ -140,6 +140,11 @@ def standing() -> list[Replacement]:
     """What stands in the standard library's place at this moment, in the order in which it was put there."""
     with _lock:
         return [one for one in _standing if one._stands()]
+
+
+def _may_be_derived_from(ours: Any) -> bool:
+    """Whether a stand-in can be made of it: a class that is none yet, and not a final one, as locks are."""
+    return type(ours) is type and bool(ours.__flags__ & 1 << 10)  # Py_TPFLAGS_BASETYPE
 
 
 def _find(where: str) -> Any:

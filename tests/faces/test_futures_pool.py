@@ -45,7 +45,10 @@ def test_calls_of_every_shape(pools: Any) -> None:
     with pools(2) as pool:
         for count in range(7):
             assert pool.submit(capture, *range(count)).result() == (tuple(range(count)), {})
-            assert pool.submit(capture, *range(count), self=1, fn=2).result() == (tuple(range(count)), {"self": 1, "fn": 2})
+            assert pool.submit(capture, *range(count), self=1, fn=2).result() == (
+                tuple(range(count)),
+                {"self": 1, "fn": 2},
+            )
         assert pool.submit(dict, [], **{"a": 1}).result() == {"a": 1}
         for wrong in ({}, {"fn": capture}, {"arg": 1}):
             with pytest.raises(TypeError, match="missing 1 required positional argument"):
@@ -55,7 +58,9 @@ def test_calls_of_every_shape(pools: Any) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), StopIteration(1)])
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), StopIteration(1)]
+)
 def test_whatever_is_raised_is_the_future_s(pools: Any, error: BaseException) -> None:
     def fails() -> None:
         raise error

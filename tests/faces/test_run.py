@@ -574,8 +574,9 @@ def test_a_child_that_cannot_import_ropewalk_has_its_own_sitecustomize(house: Ve
 
 
 def test_a_child_for_which_ropewalk_was_not_built_runs_as_ever(house: Venv, stranger: Venv, tmp_path: Path) -> None:
-    env = {"PYTHONPATH": str(without_native_code(tmp_path))}
-    plain, ours = house.both("-c", child(stranger.python), env=env)
+    copy = str(without_native_code(tmp_path))
+    env = f"(lambda env: {{**env, 'PYTHONPATH': env.get('PYTHONPATH', {copy!r}) + {os.pathsep + copy!r}}})(__import__('os').environ)"
+    plain, ours = house.both("-c", child(stranger.python, env=env))
     assert plain.lines() == ours.lines()
     assert ours.err == ""
 

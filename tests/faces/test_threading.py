@@ -33,7 +33,9 @@ def test_the_public_names_are_those_of_the_running_python() -> None:
     assert "__getattr__" not in vars(ours)
 
 
-@pytest.mark.parametrize("name", sorted({*threading.__all__, "__excepthook__", "currentThread", "activeCount"} - {*OURS}))
+@pytest.mark.parametrize(
+    "name", sorted({*threading.__all__, "__excepthook__", "currentThread", "activeCount"} - {*OURS})
+)
 def test_what_cannot_be_bettered_is_the_original(name: str) -> None:
     assert getattr(ours, name) is getattr(threading, name)
 

@@ -42,7 +42,8 @@ ROOMS: dict[str, set[str]] = {
     "_replace": set(),  # how a name of the standard library is replaced, for every face
     "_condition": {"_core"},  # threading shows it, and a queue has three
     "_statistics": set(),  # what statistics() gives, whichever face asks
-    "_pool": {"_core", "_statistics"},  # the thread pool's classes: futures shows them, asyncio's default executor is one
+    # The thread pool's classes: futures shows them, asyncio's default executor is one.
+    "_pool": {"_core", "_statistics"},
     "_worker": set(),  # runs where nothing native loads
 }
 STANDARD_LIBRARY_ONLY = {"_worker"}

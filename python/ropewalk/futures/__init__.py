@@ -13,6 +13,7 @@ of that module as well, by inheritance, so both may be mixed; what is not here i
 from __future__ import annotations
 
 import concurrent.futures
+import sys
 from concurrent.futures import (
     ALL_COMPLETED,
     FIRST_COMPLETED,
@@ -63,3 +64,15 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found
     return found
+
+
+def _replacements() -> dict[str, dict[str, Any]]:
+    """What stands in the place of ``concurrent.futures``, in each of its modules, while ropewalk is installed."""
+    base: dict[str, Any] = {"Future": Future, "as_completed": as_completed, "wait": wait}
+    pools: dict[str, Any] = {"ThreadPoolExecutor": ThreadPoolExecutor}
+    found = {"concurrent.futures._base": base, "concurrent.futures.thread": pools}
+    if "concurrent.futures.interpreter" in sys.modules:
+        interpreters = {"InterpreterPoolExecutor": __getattr__("InterpreterPoolExecutor")}
+        found["concurrent.futures.interpreter"] = interpreters
+        pools = {**pools, **interpreters}
+    return {**found, "concurrent.futures": {**base, **pools}}

@@ -10,6 +10,9 @@ from typing import Any
 
 from ropewalk import _core
 
+# The originals, looked up before `ropewalk.install` may have put ours there.
+_wait, _as_completed = concurrent.futures.wait, concurrent.futures.as_completed
+
 
 def wait(fs: Iterable[Any], timeout: float | None = None, return_when: str = concurrent.futures.ALL_COMPLETED) -> Any:
     """Wait for futures, at most ``timeout`` seconds, and return ``(done, not_done)``, two sets.
@@ -21,7 +24,7 @@ def wait(fs: Iterable[Any], timeout: float | None = None, return_when: str = con
     futures = set(fs)
     sets = _core._wait(futures, timeout, return_when)
     if sets is None:
-        return concurrent.futures.wait(futures, timeout, return_when)
+        return _wait(futures, timeout, return_when)
     return DoneAndNotDoneFutures(*sets)
 
 
@@ -48,7 +51,7 @@ def as_completed(fs: Iterable[Any], timeout: float | None = None) -> Iterator[An
     end = None if timeout is None else timeout + time.monotonic()
     futures = set(fs)
     completed = _core._completed(futures, end)
-    original = concurrent.futures.as_completed(futures, timeout) if completed is None else None
+    original = _as_completed(futures, timeout) if completed is None else None
     del futures, fs  # who was given out is not kept alive
     if completed is None:
         yield from original

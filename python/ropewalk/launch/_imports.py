@@ -20,18 +20,22 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
+    Action = Callable[[str], None]
+    Before = Callable[[str], Callable[[], None]]
 
-def watch(names: Iterable[str], action: Callable[[str], None]) -> None:
+
+def watch(names: Iterable[str], action: Action, before: Before | None = None) -> None:
     """Call `action` once with each of these modules' names when it is there, which for some may be now.
 
     If it raises, the import fails with that, and the next import of the module tries again. A program's own module
-    that hides one of the standard library is no concern of ours.
+    that hides one of the standard library is no concern of ours. `before` is called before the module's code runs, and
+    what it returns, after that.
     """
     for name in names:
         if name in sys.modules:
             action(name)
         else:
-            _finder.wanted[name] = action
+            _finder.wanted[name] = (action, before)
     if _finder.wanted and _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
 
@@ -46,7 +50,7 @@ class _Finder:
     """Finds a module as the other finders do, and puts a `_Loader` around the loader that they name."""
 
     def __init__(self) -> None:
-        self.wanted: dict[str, Callable[[str], None]] = {}
+        self.wanted: dict[str, tuple[Action, Before | None]] = {}
         self._asking: set[tuple[int, str]] = set()  # which thread is in find_spec, and for what
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -70,15 +74,23 @@ class _Finder:
                 return spec
         return None
 
+    def is_coming(self, name: str) -> Callable[[], None] | None:
+        """Do what was asked for before the module's code runs; gives what is to be done after it."""
+        before = self.wanted[name][1] if name in self.wanted else None
+        return before(name) if before is not None else None
+
     def is_there(self, name: str) -> None:
         """Do what was asked for, once."""
-        action = self.wanted.pop(name, None)
-        if action is None:
+        asked = self.wanted.pop(name, None)
+        if asked is None:
             return
+        parent, _, child = name.rpartition(".")
+        if parent:  # as the import system does in a moment; the action may use the full name
+            setattr(sys.modules[parent], child, sys.modules[name])
         try:
-            action(name)
+            asked[0](name)
         except BaseException:
-            self.wanted[name] = action  # the import fails with it, and the next one tries again
+            self.wanted[name] = asked  # the import fails with it, and the next one tries again
             raise
         # Older Pythons walk through the list itself: taking an entry out makes another thread, which
         # stands at it, skip the next finder. There it stays, and finds nothing.
@@ -113,7 +125,12 @@ class _Loader:
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
-        self._loader.exec_module(module)
+        resume = _finder.is_coming(self._name)
+        try:
+            self._loader.exec_module(module)
+        finally:
+            if resume is not None:
+                resume()
         _finder.is_there(self._name)
 
 

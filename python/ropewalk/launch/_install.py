@@ -16,7 +16,7 @@ from ropewalk.launch._lazy import FACES, GEVENT, SYSTEMS, leave_threads_to_geven
 
 TYPE_CHECKING = False  # type checkers know the name; `typing` would cost more than all that is here
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 def install(*systems: str) -> list[_replace.Replacement]:
@@ -77,6 +77,14 @@ def put_in_place(system: str, *, fresh: bool = False) -> None:
             face.install()  # names are not all: there is a policy too
     elif hasattr(face, "_replacements"):  # else it is being imported, and imports what it replaces: it follows
         _replace.put(system, face._replacements(), fresh=fresh)
+
+
+def step_aside(system: str, *, fresh: bool) -> Callable[[], None]:
+    """Take a system out for a moment, if it is in place; calling the result ends the moment."""
+    if all(one.system != system for one in _replace.standing()):
+        return lambda: None
+    _replace.take_out(system)
+    return lambda: put_in_place(system, fresh=fresh)
 
 
 def _chosen(systems: Iterable[str]) -> Iterable[str]:

@@ -9,14 +9,26 @@ import sys
 
 from ropewalk.launch import _imports
 
+TYPE_CHECKING = False  # type checkers know the name; `typing` would cost more than all that is here
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # Each system, and the modules of the standard library whose import is the moment to put it in place.
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "asyncio": ("asyncio",),
+    "threading": ("threading",),
+    "queue": ("queue",),
+    "concurrent.futures": ("concurrent.futures", "concurrent.futures.thread", "concurrent.futures.interpreter"),
 }
 # Where ropewalk's own of each is.
 FACES = {
     "asyncio": "ropewalk.asyncio",
+    "threading": "ropewalk.threading",
+    "queue": "ropewalk.queue",
+    "concurrent.futures": "ropewalk.futures",
 }
+# These derive a class from one that is replaced, and must derive it from the original: ours derives from both.
+HEIRS = {"concurrent.futures.interpreter"}
 GEVENT = "gevent.monkey"
 
 
@@ -45,8 +57,14 @@ def install(insist: bool) -> None:
                 )
                 raise SystemExit(1) from error
 
+        def derives(name: str, system: str = system, fresh: bool = fresh) -> Callable[[], None]:
+            from ropewalk.launch._install import step_aside
+
+            return step_aside(system, fresh=fresh)
+
         # The face as well: a program may import that first, and the face then imports what it is to replace.
-        _imports.watch([*modules, FACES[system]], imported)
+        for name in (*modules, FACES[system]):
+            _imports.watch([name], imported, derives if name in HEIRS else None)
     _imports.watch([GEVENT], leave_threads_to_gevent)
 
 

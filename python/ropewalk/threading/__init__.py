@@ -99,3 +99,8 @@ for _class in (Barrier, BoundedSemaphore, Condition, Event, Semaphore, Thread, T
     _class.__module__ = __name__
 del _class
 sys.modules[__name__].__class__ = _Module
+
+
+def _replacements() -> dict[str, dict[str, Any]]:
+    """What stands in threading's place while ropewalk is installed; what is the original's own stays as it is."""
+    return {"threading": {name: globals()[name] for name in _threading.__all__ if name in globals()}}
