@@ -61,19 +61,5 @@ class Condition(_core.Condition):
         warnings.warn("notifyAll() is deprecated, use notify_all() instead", DeprecationWarning, stacklevel=2)
         self.notify_all()
 
-    def _release_save(self) -> object:
-        save = getattr(self._lock, "_release_save", self._lock.release)
-        return save()
-
-    def _acquire_restore(self, state: object) -> None:
-        restore = getattr(self._lock, "_acquire_restore", None)
-        if restore is None:
-            self._lock.acquire()
-        else:
-            restore(state)
-
-    def __repr__(self) -> str:
-        return f"<Condition({self._lock!r}, {len(self._waiters)})>"
-
 
 Condition.__module__ = "ropewalk.threading"  # where programs find it

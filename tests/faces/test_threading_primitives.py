@@ -302,11 +302,13 @@ def test_the_collector_sees_through_it(name: str) -> None:
 
 def test_the_collector_sees_a_barriers_action_and_an_events_condition() -> None:
     class Holder:
-        pass
+        def __init__(self) -> None:
+            self.barrier = ours.Barrier(2, action=self.act, timeout=1)
 
-    holder: Any = Holder()
-    holder.barrier = ours.Barrier(2, action=lambda: holder.barrier, timeout=1)
-    event = ours.Event()
+        def act(self) -> None:
+            pass
+
+    holder, event = Holder(), ours.Event()
     assert event._cond
     references = [weakref.ref(holder), weakref.ref(event)]
     del holder, event

@@ -14,8 +14,8 @@ use super::inside::{self, Inside};
 use super::{look, waiters};
 use crate::call::call_method;
 use crate::guard::Guarded;
-use crate::heap::{self, Arguments, RawType, Ref, Returned, getter, method};
-use crate::native::{self, Body, Description, body};
+use crate::heap::{self, Arguments, Quick, RawType, Ref, Returned, getter, method};
+use crate::native::{self, Body, Description, body, raw_body};
 use crate::object::Obj;
 use crate::wait::{self, Operation, Timeout, Waiter, awaitable, block, ready};
 
@@ -33,7 +33,7 @@ impl Body for Event {
         &CLASS
     }
 
-    const BORN_READY: bool = false;
+    const BORN_READY: bool = true;
 
     fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int {
         let answer = self.inside.held().map_or(0, &mut *visit);
@@ -110,19 +110,56 @@ impl Operation for Wait {
     }
 }
 
-/// `is_set()` and `_flag`. Programs ask in tight loops, where the original's is one attribute of an object; so no
-/// [door](heap::door): nothing here can raise or panic.
-unsafe extern "C" fn is_set<T>(this: *mut ffi::PyObject, _: *mut T) -> *mut ffi::PyObject {
-    // SAFETY: called by CPython on a live instance, attached; True and False are immortal or counted here.
-    unsafe {
-        let py = Python::assume_attached();
-        let raised = of(Borrowed::from_ptr(py, this)).flag.is_set();
-        ffi::Py_NewRef(if raised {
-            ffi::Py_True()
-        } else {
-            ffi::Py_False()
-        })
+/// The flag, for a shortcut.
+#[inline]
+unsafe fn looked_at(this: *mut ffi::PyObject) -> bool {
+    // SAFETY: the receiver of a call.
+    unsafe { raw_body::<Event>(this) }.flag.is_set()
+}
+
+/// `is_set()`, which programs ask in tight loops.
+#[inline]
+unsafe fn is_set_quickly(this: *mut ffi::PyObject) -> Option<Quick> {
+    // SAFETY: the receiver of a call.
+    Some(unsafe { looked_at(this) }.into())
+}
+
+/// `wait()` for a flag that is up.
+#[inline]
+unsafe fn wait_quickly(this: *mut ffi::PyObject) -> Option<Quick> {
+    // SAFETY: the receiver of a call.
+    unsafe { looked_at(this) }.then_some(Quick::True)
+}
+
+/// `clear()`.
+#[inline]
+unsafe fn clear_quickly(this: *mut ffi::PyObject) -> Option<Quick> {
+    // SAFETY: the receiver of a call.
+    unsafe { raw_body::<Event>(this) }.flag.clear();
+    Some(Quick::None)
+}
+
+/// `set()` where nobody waits.
+#[inline]
+unsafe fn set_quickly(this: *mut ffi::PyObject) -> Option<Quick> {
+    // SAFETY: the receiver of a call.
+    let event = unsafe { raw_body::<Event>(this) };
+    if event.inside.held().is_some() {
+        return None;
     }
+    // A look that cannot fail: there is no door here to catch a panic. And no one joins the line meanwhile.
+    let done = event.line.try_look(|line| {
+        let nobody = line.is_empty();
+        if nobody {
+            event.flag.put(true);
+        }
+        nobody
+    });
+    (done == Some(true)).then_some(Quick::None)
+}
+
+fn is_set(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    heap::boolean(py, of(this).flag.is_set())
 }
 
 fn set(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
@@ -131,7 +168,7 @@ fn set(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     heap::none(py)
 }
 
-fn lower(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+fn clear(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     of(this).flag.clear();
     heap::none(py)
 }
@@ -217,17 +254,10 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             name: c"ropewalk._core.Event",
             doc: c"Event()\n--\n\nThe native half of ropewalk.threading.Event.",
             methods: vec![
-                heap::definition(
-                    c"is_set",
-                    IS_SET,
-                    ffi::PyMethodDefPointer {
-                        PyCFunction: is_set,
-                    },
-                    ffi::METH_NOARGS,
-                ),
-                method!(c"set", SET, noargs, set),
-                method!(c"clear", CLEAR, noargs, lower),
-                method!(c"wait", WAIT, keywords, wait),
+                method!(c"is_set", IS_SET, noargs is_set_quickly, is_set),
+                method!(c"set", SET, noargs set_quickly, set),
+                method!(c"clear", CLEAR, noargs clear_quickly, clear),
+                method!(c"wait", WAIT, keywords wait_quickly, wait),
                 method!(c"wait_async", WAIT_ASYNC, keywords, wait_async),
                 method!(
                     c"_at_fork_reinit",
@@ -241,11 +271,8 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             ],
             getters: vec![
                 ffi::PyGetSetDef {
-                    name: c"_flag".as_ptr(),
-                    get: Some(is_set),
                     set: Some(set_flag),
-                    doc: std::ptr::null(),
-                    closure: std::ptr::null_mut(),
+                    ..getter!(c"_flag", is_set)
                 },
                 getter!(c"_inside", kept),
             ],
