@@ -3,9 +3,13 @@
 ``threading.Timer`` starts a thread to sleep in, and nearly all timers are cancelled: a time limit that was kept. Here
 a timer that waits is an entry of a heap, and one thread sleeps until the first is due.
 
-The clock's thread lives while there is something to wait for and a moment longer, as starting it costs more than
-setting a timer. It is woken only if it would sleep too long: for a timer that is due before it wakes up by itself, and
-when the last timer is taken off.
+No lock is held anywhere, since a signal handler or a finalizer may set a timer between any two bytecodes of its own
+thread. What is new is appended to a deque, and the heap belongs to the clock's thread alone. An entry ends with a list
+of one: whoever pops it has taken what is in it, be it to call it or to cancel it.
+
+A cancellation tells the clock's thread nothing; it finds empty entries by itself, for it never sleeps for longer than
+a beat. So it is woken only for what is due before it wakes up anyway. It ends when there has been nothing to wait for
+during a whole beat: starting it costs more than setting a timer.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import _thread
 import heapq
 import itertools
 import os
-from threading import RLock
+from collections import deque
 from time import monotonic
 
 from ropewalk.threading._event import Event
@@ -23,141 +27,122 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol, TypeAlias
 
-# How long the thread waits for new timers when there are none, in seconds.
-LINGER = 0.2
-# A heap is swept when most of it, and more than this, are timers that were taken off.
-SWEEP = 64
-
-
-if TYPE_CHECKING:
-
     class Waiting(Protocol):
         """What can be put on a clock."""
 
         def _due(self) -> None:
-            """Its time has come. Called by the clock's thread, without its lock; raises nothing."""
+            """Its time has come. Called by the clock's thread; raises nothing."""
 
-        def _lost(self) -> None:
-            """It was on the clock of a process that this one is a fork of."""
+    # When, a number that makes entries different, and a list of what it is, empty once that has been taken.
+    Entry: TypeAlias = tuple[float, int, list[Any]]
 
-    # When, a number that makes entries different, and what: None once it has been taken.
-    Entry: TypeAlias = list[Any]
+# The thread's longest sleep, in seconds.
+BEAT = 0.5
+# So many new entries are worth a look, though none is due: most of them have been cancelled.
+MANY = 1000
+# A heap is swept when it has grown to twice of what it was, and this.
+SWEEP = 64
 
 
 class Clock:
     """What waits for its time, in one process."""
 
     def __init__(self) -> None:
-        # Reentrant: a signal handler or a finalizer may set a timer while its thread is in here. Between any two
-        # bytecodes below the heap is in order.
-        self._lock = RLock()
-        self._bell = Event()
-        self._heap: list[Entry] = []
+        self._new: deque[Entry] = deque()
         self._numbers = itertools.count()
-        # How many entries of the heap have been taken.
-        self._taken = 0
-        # What the thread is calling just now.
-        self._calling: list[Waiting] = []
-        self._runs = False
+        self._bell = Event()
+        # Held while there is a thread.
+        self._running = _thread.allocate_lock()
         # When the thread wakes up by itself.
         self._wakes = 0.0
+        # The thread's own.
+        self._heap: list[Entry] = []
+        self._sweep_at = SWEEP
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a thread."""
+        return self._running.locked()
 
     def add(self, what: Waiting, delay: float) -> Entry:
         """Put something on the clock, due in `delay` seconds. ``RuntimeError`` if no thread can be started."""
-        due = monotonic() + delay
-        entry: Entry = [due, next(self._numbers), what]
-        with self._lock:
-            heapq.heappush(self._heap, entry)
-            if not self._runs:
-                self._runs = True
-                try:
-                    _thread.start_new_thread(self._run, ())
-                except BaseException:
-                    self._runs = False
-                    self.take(entry)
-                    raise
-            elif due < self._wakes:
-                self._wakes = due
-                self._bell.set()
+        entry = (monotonic() + delay, next(self._numbers), [what])
+        self._new.append(entry)
+        if self._running.acquire(False):
+            try:
+                _thread.start_new_thread(self._run, ())
+            except BaseException:
+                self._running.release()
+                take(entry)
+                raise
+        elif entry[0] < self._wakes or len(self._new) > MANY:
+            # After the append: the thread writes down when it wakes, and then looks for new entries once more.
+            self._bell.set()
         return entry
-
-    def take(self, entry: Entry) -> bool:
-        """Take something off; it is the caller's alone then. False if it has been taken, or called, before."""
-        with self._lock:
-            if entry[2] is None:
-                return False
-            entry[2] = None
-            self._taken += 1
-            left = len(self._heap) - self._taken
-            if self._taken > SWEEP and self._taken > left:
-                self._heap = [entry for entry in self._heap if entry[2] is not None]
-                heapq.heapify(self._heap)
-                self._taken = 0
-            if not left and self._wakes > monotonic() + LINGER:
-                self._wakes = 0.0
-                self._bell.set()
-        return True
-
-    def waiting(self) -> list[Waiting]:
-        """What has not been called yet, in no order."""
-        return [what for _, _, what in tuple(self._heap) if what is not None] + self._calling
 
     def _run(self) -> None:
         idle = False
         try:
             while True:
-                with self._lock:
-                    self._bell.clear()
-                    now = monotonic()
-                    self._calling = self._pop(now)
-                    waits = len(self._heap) > self._taken
-                    if not waits and not self._calling:
-                        if idle:
-                            self._runs = False
-                            return
-                        idle = True
-                    else:
-                        idle = False
-                    self._wakes = self._heap[0][0] if waits else now + LINGER
-                if self._calling:
-                    self._call()
+                self._bell.clear()
+                self._sort()
+                self._call()
+                now = monotonic()
+                if self._heap:
+                    idle = False
+                    self._wakes = min(self._heap[0][0], now + BEAT)
+                elif not idle:
+                    idle = True
+                    self._wakes = now + BEAT
                 else:
+                    self._running.release()
+                    # Somebody may have added something while there still was a thread.
+                    if not self._new or not self._running.acquire(False):
+                        return
+                    idle = False
+                if not self._new:
                     self._bell.wait(self._wakes - now)
         except BaseException:
             # Out of memory, for one: whoever comes next starts another thread.
-            self._runs = False
+            self._running.release()
             raise
 
-    def _call(self) -> None:
-        while self._calling:
-            self._calling[-1]._due()
-            self._calling.pop()
+    def _sort(self) -> None:
+        """Take in what is new, and throw out what was cancelled if there may be much of it."""
+        new, heap = self._new, self._heap
+        while new:
+            entry = new.popleft()
+            if entry[2]:
+                heapq.heappush(heap, entry)
+        if len(heap) > self._sweep_at:
+            heap[:] = [entry for entry in heap if entry[2]]
+            heapq.heapify(heap)
+            self._sweep_at = 2 * len(heap) + SWEEP
 
-    def _pop(self, now: float) -> list[Waiting]:
-        """Take off what is due: the last to be called first."""
-        due = []
+    def _call(self) -> None:
+        """Call what is due."""
         heap = self._heap
-        while heap and (heap[0][0] <= now or heap[0][2] is None):
-            entry = heapq.heappop(heap)
-            what, entry[2] = entry[2], None
-            if what is None:
-                self._taken -= 1
-            else:
-                due.append(what)
-        due.reverse()
-        return due
+        while heap and (not heap[0][2] or heap[0][0] <= monotonic()):
+            what = take(heapq.heappop(heap))
+            if what is not None:
+                what._due()
+
+
+def take(entry: Entry) -> Any:
+    """Take what is in an entry; it is the caller's alone then. None if it has been taken before."""
+    try:
+        return entry[2].pop()
+    except IndexError:
+        return None
 
 
 clock = Clock()
 
 
 def _forked() -> None:
-    # The thread is gone, and the lock in whichever state it was.
+    # The thread is gone, and what it had; the timers learn of the fork from `threading`, as all threads do.
     global clock
-    lost = clock.waiting()
     clock = Clock()
-    for what in lost:
-        what._lost()
 
 
 os.register_at_fork(after_in_child=_forked)

@@ -93,7 +93,7 @@ class Timer(Thread, _threading.Timer):
         self.finished._timer = self
         if self.finished.is_set():
             self._withdraw()
-        elif _private._SHUTTING_DOWN and _clock.clock.take(self._entry):
+        elif _private._SHUTTING_DOWN and _clock.take(self._entry):
             self._due()  # too late to be among those that the interpreter's exit waits for
 
     def _can_wait(self) -> bool:
@@ -174,7 +174,7 @@ class Timer(Thread, _threading.Timer):
 
     def _withdraw(self) -> None:
         """Take the timer off the clock, if it is still there."""
-        if _clock.clock.take(self._entry):
+        if _clock.take(self._entry):
             with _private._active_limbo_lock:
                 _private._limbo.pop(self, None)
             self._withdrawn = True
@@ -192,10 +192,24 @@ class Timer(Thread, _threading.Timer):
             self._invoke_excepthook(self)
         self._settle()
 
-    def _lost(self) -> None:
-        """The process that had the timer on its clock is this one's parent."""
-        self._withdrawn = True
-        self._settle()
+    # --- In the child of a fork, where all other threads are dead, and so are those that have not begun ----------
+
+    if sys.version_info >= (3, 13):
+
+        def _after_fork(self, new_ident: int | None = None) -> None:
+            super()._after_fork(new_ident)  # type: ignore[misc]
+            self._survive(new_ident is not None)
+
+    else:
+
+        def _reset_internal_locks(self, is_alive: bool) -> None:
+            super()._reset_internal_locks(is_alive)  # type: ignore[misc]
+            self._survive(is_alive)
+
+    def _survive(self, alive: bool) -> None:
+        if self._pending:
+            self._withdrawn = not alive
+            self._settle()
 
     # CPython's, private; named here for those who check types.
     _name: str
@@ -206,7 +220,8 @@ class Timer(Thread, _threading.Timer):
 
 def _finish_pending() -> None:
     """At the interpreter's exit: a thread that it waits for waits for the timers that are threads like that."""
-    pending = [timer for timer in _clock.clock.waiting() if isinstance(timer, Timer) and not timer.daemon]
+    alive = _threading.enumerate()
+    pending = [timer for timer in alive if isinstance(timer, Timer) and timer._pending and not timer.daemon]
     if pending:
         _threading.Thread(target=_join_all, args=(pending,), daemon=False).start()
 
