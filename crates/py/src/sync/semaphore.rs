@@ -23,7 +23,7 @@ use crate::guard::Guarded;
 use crate::heap::{self, Arguments, RawType, Ref, Returned, getter, method};
 use crate::native::{self, Body, Description, body};
 use crate::object::Obj;
-use crate::wait::{self, Operation, Timeout, Waiter, awaitable, block, call_all, done, ready};
+use crate::wait::{self, Operation, Timeout, Waiter, awaitable, block, call_all, ready, settled};
 
 static CLASS: OnceLock<RawType> = OnceLock::new();
 
@@ -331,8 +331,7 @@ fn exit(py: Python<'_>, this: Ref<'_, '_>, _given: Arguments<'_, '_>) -> Returne
 fn aexit(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     // SAFETY: `None`, a new reference.
     drop(unsafe { Obj::from_owned(exit(py, this, given)?) });
-    let none = py.None().into_bound(py).into();
-    Ok(done(py, this, none, "Semaphore.__aexit__")?.into_ptr())
+    settled(py)
 }
 
 fn init_bounded(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
