@@ -81,6 +81,28 @@ def test_it_begins_while_the_arguments_come(pools: Any) -> None:
 
 
 @BOTH
+def test_calls_that_wait_for_each_other(pools: Any) -> None:
+    for count in (2, 5):
+        meeting = threading.Barrier(count)
+        with pools(count) as pool:
+            arguments = (time.sleep(0.005) for _ in range(count))  # the first call waits before the next is there
+            assert sorted(pool.map(lambda _: meeting.wait(rig.PATIENCE), arguments)) == list(range(count))
+
+
+@BUFFERED
+def test_calls_in_a_window_that_wait_for_each_other(pools: Any) -> None:
+    met = threading.Barrier(2)
+
+    def call(number: int) -> int:
+        if number in (4, 5):
+            met.wait(rig.PATIENCE)
+        return number
+
+    with pools(4) as pool:
+        assert list(pool.map(call, range(8), buffersize=2)) == list(range(8))
+
+
+@BOTH
 def test_what_was_submitted_before_comes_before(pools: Any) -> None:
     seen: list[Any] = []
     with pools(1) as pool:

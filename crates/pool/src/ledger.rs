@@ -97,12 +97,6 @@ impl<J, W: Clone> Ledger<J, W> {
         self.wake_one()
     }
 
-    /// Queues a job for the workers that there are: nobody is started for it.
-    pub fn requeue(&mut self, job: J) -> Step<W> {
-        self.queue.push_back(job);
-        self.wake_one()
-    }
-
     /// The worker that was to be started does not exist. The job stays queued.
     pub fn start_failed(&mut self) {
         self.workers = self.workers.saturating_sub(1);

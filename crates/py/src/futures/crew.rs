@@ -6,13 +6,14 @@
 //! A worker is a Python thread inside [`Crew::work`]. It wakes whom it has made happy before it runs user code or
 //! sleeps, not at once: with the GIL a thread that is woken earlier only waits for it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use ropewalk_pool::{Arrival, Counts, Ledger, Next, Step};
+#[cfg(not(Py_GIL_DISABLED))]
 use ropewalk_sys::clock::Ticks;
 use ropewalk_sys::fork;
 use ropewalk_wait::{Parked, Parker};
@@ -24,11 +25,6 @@ use super::state::Wakes;
 use crate::call::{call_method, call_one};
 use crate::guard::Guarded;
 use crate::object::Obj;
-
-/// `shutdown` was called, or the executor is gone: nothing new is taken.
-const SHUT: u8 = 1;
-/// The executor is gone.
-const ORPHANED: u8 = 2;
 
 /// The interpreter ends: nothing new is taken by any pool.
 static EXITING: AtomicBool = AtomicBool::new(false);
@@ -54,7 +50,8 @@ pub(crate) struct Crew {
     /// The maps that have items nobody has begun.
     maps: Guarded<Vec<Weak<Map>>>,
     berths: Guarded<Vec<Weak<Berth>>>,
-    flags: AtomicU8,
+    /// `shutdown` was called, or the executor is gone: nothing new is taken.
+    shut: AtomicBool,
     /// Why the pool is broken: an exception class, and what it is told.
     broken: Guarded<Option<(Obj, Obj)>>,
     generation: AtomicU64,
@@ -121,7 +118,7 @@ impl Crew {
             ledger: Guarded::new(Ledger::new(most)),
             maps: Guarded::new(Vec::new()),
             berths: Guarded::new(Vec::new()),
-            flags: AtomicU8::new(0),
+            shut: AtomicBool::new(false),
             broken: Guarded::new(None),
             generation: AtomicU64::new(fork::generation()),
         });
@@ -131,17 +128,8 @@ impl Crew {
         crew
     }
 
-    #[inline]
-    fn has(&self, flag: u8) -> bool {
-        self.flags.load(Ordering::Acquire) & flag != 0
-    }
-
     pub(super) fn is_shut(&self) -> bool {
-        self.has(SHUT)
-    }
-
-    pub(super) fn is_orphaned(&self) -> bool {
-        self.has(ORPHANED)
+        self.shut.load(Ordering::Acquire)
     }
 
     /// # Errors
@@ -155,7 +143,7 @@ impl Crew {
         if let Some((class, why)) = broken {
             return Err(PyErr::from_value(call_one(&class.bind(py), &why.bind(py))?));
         }
-        if self.has(SHUT) {
+        if self.is_shut() {
             return Err(PyRuntimeError::new_err(
                 "cannot schedule new futures after shutdown",
             ));
@@ -197,13 +185,6 @@ impl Crew {
                 Ok(())
             }
             Step::Start => self.start(py, executor),
-        }
-    }
-
-    /// Queues a job as an iterator does, which does not have the executor: no worker is started for it.
-    pub(super) fn requeue(&self, py: Python<'_>, job: Job) {
-        if let Step::Wake(berth) = self.ledger.with(py, |ledger| ledger.requeue(job)) {
-            berth.parker.unpark();
         }
     }
 
@@ -289,7 +270,7 @@ impl Crew {
         if self.generation.load(Ordering::Relaxed) != fork::generation() {
             self.begin_anew(py);
         }
-        self.flags.fetch_or(SHUT, Ordering::AcqRel);
+        self.shut.store(true, Ordering::Release);
         let sleepers = self.close(py);
         if cancel {
             let jobs = self.ledger.with(py, Ledger::take_queued);
@@ -312,7 +293,7 @@ impl Crew {
 
     /// The executor is gone.
     pub(super) fn orphan(&self, py: Python<'_>) {
-        self.flags.fetch_or(SHUT | ORPHANED, Ordering::AcqRel);
+        self.shut.store(true, Ordering::Release);
         drop(self.close(py));
         let jobs = self.ledger.with(py, |ledger| {
             // No worker could be started: nobody will ever do these.

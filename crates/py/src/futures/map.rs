@@ -17,7 +17,7 @@ use pyo3::exceptions::{PyStopAsyncIteration, PyTimeoutError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyFloat, PyTuple};
+use pyo3::types::{PyFloat, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
 use super::crew::{Crew, Worker};
 use super::future::Outcome;
@@ -68,6 +68,8 @@ struct State {
     left: usize,
     /// Workers that are here, and those that a ticket in the queue is for.
     tickets: usize,
+    /// Workers that are at an item: for all we know, for ever.
+    busy: usize,
     waiter: Option<Waiter>,
 }
 
@@ -81,7 +83,8 @@ impl Map {
             if self.ordered {
                 state.slots.push_back(Slot::Open);
             }
-            let wants = state.tickets < self.most && state.tickets < state.items.len();
+            let coming = state.tickets - state.busy;
+            let wants = state.tickets < self.most && coming < state.items.len();
             state.tickets += usize::from(wants);
             wants
         })
@@ -96,6 +99,7 @@ impl Map {
                 match item {
                     Some(item) => {
                         state.begun += 1;
+                        state.busy += 1;
                         Some((state.begun - 1, item))
                     }
                     None => {
@@ -113,9 +117,10 @@ impl Map {
             });
             let outcome = job::call(py, &self.function, &args, item.context.as_ref());
             drop((args, item.context));
-            let (waiter, unwanted) = self
-                .state
-                .with(py, |state| self.put(state, number, Slot::Done(outcome)));
+            let (waiter, unwanted) = self.state.with(py, |state| {
+                state.busy -= 1;
+                self.put(state, number, Slot::Done(outcome))
+            });
             drop(unwanted);
             if let Some(waiter) = waiter {
                 wakes.push(waiter);
@@ -261,6 +266,7 @@ pub(super) fn start<'py>(
     let results = Results {
         map,
         crew: pool.crew().clone(),
+        executor: PyWeakrefReference::new(slf.as_any())?.into_any().into(),
         source: Guarded::new(wish.buffersize.map(|_| source.into())),
         context: pool.context(py)?.is_some(),
         end: wish.end,
@@ -290,6 +296,8 @@ fn next_of(source: &Bound<'_, PyAny>) -> PyResult<Option<Obj>> {
 pub(super) struct Results {
     map: Arc<Map>,
     crew: Arc<Crew>,
+    /// Weakly: an executor that only its iterators know is collected.
+    executor: Obj,
     /// What is yet to be submitted, if there is a limit to what is ahead.
     source: Guarded<Option<Obj>>,
     context: bool,
@@ -327,9 +335,14 @@ impl Results {
         let Some(source) = self.source.with(py, |source| source.clone()) else {
             return Ok(());
         };
-        if self.crew.is_orphaned() {
+        let executor = self
+            .executor
+            .bind(py)
+            .cast::<PyWeakrefReference>()?
+            .upgrade();
+        let Some(executor) = executor else {
             return Ok(());
-        }
+        };
         match next_of(&source.bind(py))? {
             None => {
                 let source = self.source.with(py, Option::take);
@@ -343,7 +356,8 @@ impl Results {
                     None
                 };
                 if self.map.add(py, Item { args, context }) {
-                    self.crew.requeue(py, Job::Map(self.map.clone()));
+                    self.crew
+                        .submit(py, &executor, Job::Map(self.map.clone()))?;
                 }
             }
         }
