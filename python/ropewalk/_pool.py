@@ -13,7 +13,6 @@ import concurrent.futures
 import concurrent.futures.thread
 import itertools
 import os
-import sys
 import threading
 import time
 import weakref
@@ -128,7 +127,8 @@ def _take(future: Any, timeout: float | None) -> Any:
 
 
 def _default_workers() -> int:
-    count = os.process_cpu_count() if sys.version_info >= (3, 13) else os.cpu_count()
+    of_process = getattr(os, "process_cpu_count", os.cpu_count)  # new in Python 3.13
+    count: int | None = of_process()
     return min(32, (count or 1) + 4)
 
 

@@ -86,7 +86,7 @@ def test_calls_that_wait_for_each_other(pools: Any) -> None:
         meeting = threading.Barrier(count)
         with pools(count) as pool:
             arguments = (time.sleep(0.005) for _ in range(count))  # the first call waits before the next is there
-            assert sorted(pool.map(lambda _: meeting.wait(rig.PATIENCE), arguments)) == list(range(count))
+            assert sorted(pool.map(lambda _, meeting=meeting: meeting.wait(rig.PATIENCE), arguments)) == list(range(count))
 
 
 @BUFFERED
@@ -294,7 +294,7 @@ def test_a_cycle_is_collected(pools: Any) -> None:
 
     with pools(1) as pool:
         thing = Thing()
-        thing.results = pool.map(lambda _: thing, range(2))
+        thing.results = pool.map(lambda _, thing=thing: thing, range(2))
         pool.submit(int).result()
         gone = weakref.ref(thing)
         del thing

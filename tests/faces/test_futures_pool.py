@@ -49,7 +49,7 @@ def test_calls_of_every_shape(pools: Any) -> None:
                 tuple(range(count)),
                 {"self": 1, "fn": 2},
             )
-        assert pool.submit(dict, [], **{"a": 1}).result() == {"a": 1}
+        assert pool.submit(dict, [], a=1).result() == {"a": 1}
         for wrong in ({}, {"fn": capture}, {"arg": 1}):
             with pytest.raises(TypeError, match="missing 1 required positional argument"):
                 pool.submit(**wrong)
@@ -347,7 +347,7 @@ def test_the_context_travels_when_asked_to() -> None:
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="new in Python 3.14")
 def test_workers_with_contexts_of_their_own() -> None:
     class Context:
-        log: list[Any] = []  # noqa: RUF012
+        log: list[Any] = []
 
         def initialize(self) -> None:
             self.log.append("initialize")

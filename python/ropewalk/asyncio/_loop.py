@@ -220,6 +220,8 @@ class EventLoop(_core.Loop, SocketMethods, NameMethods, ConnectMethods, _Base): 
 
     # Executors ---------------------------------------------------------------------------------------------
 
+    _default_executor: Any
+
     def _make_default_executor(self) -> Any:
         """The default executor, made at the first call that needs it; raises once it was shut down."""
         self._check_default_executor()

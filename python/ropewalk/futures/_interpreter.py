@@ -6,12 +6,13 @@ What runs in those is the standard library's code, through its worker contexts; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import interpreter
+from importlib import import_module
 from typing import Any
 
 from ropewalk._pool import ThreadPoolExecutor
 
-_Original: Any = interpreter.InterpreterPoolExecutor
+# By name: the oldest Python that types are checked for has no such module.
+_Original: Any = import_module("concurrent.futures.interpreter").InterpreterPoolExecutor
 
 
 class InterpreterPoolExecutor(ThreadPoolExecutor, _Original):  # type: ignore[misc]

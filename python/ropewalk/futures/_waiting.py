@@ -51,11 +51,12 @@ def as_completed(fs: Iterable[Any], timeout: float | None = None) -> Iterator[An
     end = None if timeout is None else timeout + time.monotonic()
     futures = set(fs)
     completed = _core._completed(futures, end)
-    original = _as_completed(futures, timeout) if completed is None else None
-    del futures, fs  # who was given out is not kept alive
     if completed is None:
-        yield from original
+        theirs = _as_completed(futures, timeout)
+        del futures, fs  # who was given out is not kept alive
+        yield from theirs
         return
+    del futures, fs
     try:
         yield from completed
     finally:
