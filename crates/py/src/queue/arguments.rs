@@ -66,12 +66,7 @@ impl<const N: usize> Signature<N> {
 
     /// What Python says of these arguments.
     #[cold]
-    fn refuse<'py>(
-        &self,
-        py: Python<'py>,
-        this: Ref<'_, 'py>,
-        given: Arguments<'_, 'py>,
-    ) -> PyErr {
+    fn refuse<'py>(&self, py: Python<'py>, this: Ref<'_, 'py>, given: Arguments<'_, 'py>) -> PyErr {
         let judged = given.to_python(py).and_then(|(values, names)| {
             let values = PyTuple::new(py, [this])?
                 .as_sequence()

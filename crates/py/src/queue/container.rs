@@ -111,7 +111,8 @@ impl KindCache {
         let class = unsafe { Bound::from_borrowed_ptr(py, class.cast()).cast_into_unchecked() };
         let version = |class: &Bound<'_, PyType>| {
             // SAFETY: as in `kind`.
-            let version = unsafe { AtomicU32::from_ptr(&raw mut (*class.as_type_ptr()).tp_version_tag) };
+            let version =
+                unsafe { AtomicU32::from_ptr(&raw mut (*class.as_type_ptr()).tp_version_tag) };
             version.load(Ordering::Relaxed)
         };
         // The first look gives the class a version, if it had none. One that is the same before and after the
@@ -164,11 +165,14 @@ pub(super) fn len(py: Python<'_>, container: &Obj) -> PyResult<usize> {
 }
 
 #[inline]
-fn call<const N: usize>(py: Python<'_>, function: &Obj, args: [*mut ffi::PyObject; N]) -> PyResult<Obj> {
+fn call<const N: usize>(
+    py: Python<'_>,
+    function: &Obj,
+    args: [*mut ffi::PyObject; N],
+) -> PyResult<Obj> {
     // SAFETY: live objects, `N` of them.
     unsafe {
-        let result =
-            ffi::PyObject_Vectorcall(function.as_ptr(), args.as_ptr(), N, ptr::null_mut());
+        let result = ffi::PyObject_Vectorcall(function.as_ptr(), args.as_ptr(), N, ptr::null_mut());
         Obj::from_owned(result).ok_or_else(|| PyErr::fetch(py))
     }
 }
@@ -181,7 +185,12 @@ fn moves() -> PyResult<&'static Moves> {
 
 /// Puts an item into a native container.
 #[inline]
-pub(super) fn put(py: Python<'_>, kind: Kind, container: &Obj, item: *mut ffi::PyObject) -> PyResult<()> {
+pub(super) fn put(
+    py: Python<'_>,
+    kind: Kind,
+    container: &Obj,
+    item: *mut ffi::PyObject,
+) -> PyResult<()> {
     match kind {
         Kind::Fifo => drop(call(py, &moves()?.append, [container.as_ptr(), item])?),
         Kind::Heap => drop(call(py, &moves()?.push_heap, [container.as_ptr(), item])?),

@@ -43,7 +43,7 @@ pub(super) fn know(class: Obj) {
 /// What is in the place, or is put there now. Made before it is put there: making it may run Python code, in which
 /// another thread comes here, too.
 #[inline]
-fn made<'a>(place: &'a OnceLock<Obj>, make: impl FnOnce() -> PyResult<Obj>) -> PyResult<&'a Obj> {
+fn made(place: &OnceLock<Obj>, make: impl FnOnce() -> PyResult<Obj>) -> PyResult<&Obj> {
     match place.get() {
         Some(object) => Ok(object),
         None => {

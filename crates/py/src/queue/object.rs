@@ -214,8 +214,9 @@ impl Queue {
         if self.limit.load(Ordering::Relaxed) == ODD {
             let maxsize = self.maxsize(py, this)?;
             let zero = PyInt::new(py, 0);
-            return Ok(zero.lt(maxsize.bind(py))?
-                && maxsize.bind(py).le(self.size(py, this)?.bind(py))?);
+            return Ok(
+                zero.lt(maxsize.bind(py))? && maxsize.bind(py).le(self.size(py, this)?.bind(py))?
+            );
         }
         let native = self.native(py, this)?;
         self.is_full(py, this, native.as_ref())

@@ -222,9 +222,7 @@ impl Condition {
 
     /// Those who wait, as `statistics()` names them.
     pub(crate) fn waiters(&self, py: Python<'_>) -> PyResult<Vec<Obj>> {
-        let waiters: Vec<_> = self
-            .line
-            .with(py, |line| line.iter().cloned().collect());
+        let waiters: Vec<_> = self.line.with(py, |line| line.iter().cloned().collect());
         waiters.iter().map(|waiter| waiter.who(py)).collect()
     }
 
@@ -607,7 +605,8 @@ fn the_lock(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
 }
 
 fn waiter_list(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
-    Ok(of(this).waiters(py)?
+    Ok(of(this)
+        .waiters(py)?
         .into_pyobject(py)?
         .into_any()
         .into_ptr())
