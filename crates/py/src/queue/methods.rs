@@ -9,7 +9,7 @@ use super::monitor::Which;
 use super::object::Queue;
 use super::operation::{Attempt, Get, Join, Put, run, run_async};
 use super::timeouts::{Patience, blocks};
-use crate::heap::{Arguments, Ref, Returned, method};
+use crate::heap::{self, Arguments, Ref, Returned, method};
 use crate::object::Obj;
 use crate::sync::look;
 
@@ -166,10 +166,6 @@ impl Attempt for TaskDone {
         }
         Ok(Some(py.None().into_bound(py).into()))
     }
-
-    fn late(_py: Python<'_>) -> PyErr {
-        PyValueError::new_err("task_done() does not wait")
-    }
 }
 
 fn task_done(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
@@ -187,10 +183,6 @@ impl Attempt for Look {
     #[inline]
     fn attempt(&mut self, py: Python<'_>, this: Ref<'_, '_>) -> PyResult<Option<Obj>> {
         (self.0)(py, this).map(Some)
-    }
-
-    fn late(_py: Python<'_>) -> PyErr {
-        PyValueError::new_err("a look does not wait")
     }
 }
 
@@ -213,16 +205,25 @@ fn look_full(py: Python<'_>, this: Ref<'_, '_>) -> PyResult<Obj> {
 
 fn qsize(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     none_given(py, this, given, "Queue.qsize")?;
+    if let Some((size, _)) = Queue::of(this).glance(py, this)? {
+        return Ok(size.into_pyobject(py)?.into_any().into_ptr());
+    }
     run(py, this, Look(look_size), true, &Patience::Forever)
 }
 
 fn empty(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     none_given(py, this, given, "Queue.empty")?;
+    if let Some((size, _)) = Queue::of(this).glance(py, this)? {
+        return heap::boolean(py, size == 0);
+    }
     run(py, this, Look(look_empty), true, &Patience::Forever)
 }
 
 fn full(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     none_given(py, this, given, "Queue.full")?;
+    if let Some((size, limit)) = Queue::of(this).glance(py, this)? {
+        return heap::boolean(py, 0 < limit && limit <= size);
+    }
     run(py, this, Look(look_full), true, &Patience::Forever)
 }
 

@@ -94,6 +94,12 @@ impl Monitor {
         Ok(self.held(py)?.take(py))
     }
 
+    /// Whether nobody holds the mutex.
+    #[inline]
+    pub(super) fn is_free(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(!self.held(py)?.is_held(py))
+    }
+
     /// Takes the mutex for a waiter, or gives it a place.
     ///
     /// A task holds it in its thread's name: it lets go before it does anything else.

@@ -178,6 +178,22 @@ impl Queue {
         Ok(container::is_native(kind, &container).then_some((kind, container)))
     }
 
+    /// The size and the limit (0 for none), if they can be seen without the mutex: nobody holds it, and with the GIL
+    /// nobody takes it before this is done. `None`: the mutex is needed.
+    #[inline]
+    pub(super) fn glance(&self, py: Python<'_>, this: Ref<'_, '_>) -> PyResult<Option<(i64, i64)>> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        if cfg!(Py_GIL_DISABLED) || limit == ODD || !self.monitor.is_free(py)? {
+            return Ok(None);
+        }
+        let Some((_, container)) = self.native(py, this)? else {
+            return Ok(None);
+        };
+        Ok(i64::try_from(container::len(py, &container)?)
+            .ok()
+            .map(|size| (size, limit)))
+    }
+
     /// Whether there is no room for one more. With the mutex held.
     #[inline]
     pub(super) fn is_full(

@@ -13,7 +13,7 @@ use ropewalk_wait::{Left, Ticket};
 use super::container;
 use super::monitor::Which;
 use super::object::Queue;
-use super::raised;
+use super::raised::Raised;
 use super::timeouts::Patience;
 use crate::call::call_method;
 use crate::heap::{Ref, Returned};
@@ -33,8 +33,8 @@ pub(super) trait Attempt: Send + 'static {
     /// What ends the call: `ShutDown`, or an exception of a hook or a comparison.
     fn attempt(&mut self, py: Python<'_>, this: Ref<'_, '_>) -> PyResult<Option<Obj>>;
 
-    /// What is raised when the time is up.
-    fn late(py: Python<'_>) -> PyErr;
+    /// What is raised when the time is up; nothing of the kind is meant by what never waits so long.
+    const LATE: Raised = Raised::Empty;
 
     /// Shows what it refers to to the collector.
     fn visit(&self, _visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int {
@@ -47,12 +47,13 @@ pub(super) struct Put(pub(super) Obj);
 impl Attempt for Put {
     const LINE: Which = Which::NotFull;
     const LETS_GO_ON: Option<Which> = Some(Which::NotEmpty);
+    const LATE: Raised = Raised::Full;
 
     #[inline]
     fn attempt(&mut self, py: Python<'_>, this: Ref<'_, '_>) -> PyResult<Option<Obj>> {
         let queue = Queue::of(this);
         if queue.is_shut_down() {
-            return Err(raised::shut_down(py));
+            return Err(Raised::ShutDown.error(py));
         }
         let native = queue.native(py, this)?;
         if queue.is_full(py, this, native.as_ref())? {
@@ -65,10 +66,6 @@ impl Attempt for Put {
         queue.set_unfinished(queue.unfinished() + 1);
         // SAFETY: None is immortal.
         Ok(Some(unsafe { Obj::from_borrowed(ffi::Py_None()) }))
-    }
-
-    fn late(py: Python<'_>) -> PyErr {
-        raised::full(py)
     }
 
     fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int {
@@ -92,7 +89,7 @@ impl Attempt for Get {
         };
         if empty {
             return if queue.is_shut_down() {
-                Err(raised::shut_down(py))
+                Err(Raised::ShutDown.error(py))
             } else {
                 Ok(None)
             };
@@ -101,10 +98,6 @@ impl Attempt for Get {
             Some((kind, container)) => container::take(py, kind, &container)?,
             None => call_method(&this, intern!(py, "_get"), [])?.into(),
         }))
-    }
-
-    fn late(py: Python<'_>) -> PyErr {
-        raised::empty(py)
     }
 }
 
@@ -118,10 +111,6 @@ impl Attempt for Join {
         // SAFETY: None is immortal.
         let none = || unsafe { Obj::from_borrowed(ffi::Py_None()) };
         Ok((Queue::of(this).unfinished() == 0).then(none))
-    }
-
-    fn late(py: Python<'_>) -> PyErr {
-        raised::empty(py)
     }
 }
 
@@ -183,7 +172,7 @@ impl<A: Attempt> Operation for Monitored<A> {
         }
         let tried = self.attempt.attempt(py, target);
         let tried = match tried {
-            Ok(None) if self.late => Err(A::late(py)),
+            Ok(None) if self.late => Err(A::LATE.error(py)),
             Ok(None) => self.too_long.take().map_or(Ok(None), Err),
             other => other,
         };
@@ -209,7 +198,7 @@ impl<A: Attempt> Operation for Monitored<A> {
             return Ok(None);
         }
         self.leave_line(py, Queue::of(target), false);
-        Err(A::late(py))
+        Err(A::LATE.error(py))
     }
 
     fn leave(&mut self, py: Python<'_>, target: Ref<'_, '_>) -> bool {
@@ -244,7 +233,7 @@ pub(super) fn run<A: Attempt>(
         }
         match tried? {
             Some(value) => return Ok(value.into_ptr()),
-            None if !block => return Err(A::late(py)),
+            None if !block => return A::LATE.answer(py),
             None => {}
         }
     }

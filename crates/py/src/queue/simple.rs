@@ -15,7 +15,7 @@ use ropewalk_wait::line::Call;
 use ropewalk_wait::{Channel, Ticket};
 
 use super::arguments::sort;
-use super::raised::empty;
+use super::raised::Raised;
 use super::timeouts;
 use crate::guard::Guarded;
 use crate::heap::{self, Arguments, Quick, RawType, Ref, Returned, method};
@@ -154,7 +154,7 @@ impl Operation for Get {
 
     fn expire(&mut self, py: Python<'_>, target: Ref<'_, '_>) -> PyResult<Option<Obj>> {
         self.leave_line(py, SimpleQueue::of(target));
-        Err(empty(py))
+        Err(Raised::Empty.error(py))
     }
 
     fn leave(&mut self, py: Python<'_>, target: Ref<'_, '_>) -> bool {
@@ -169,11 +169,11 @@ struct GetNow;
 impl Operation for GetNow {
     fn poll(&mut self, py: Python<'_>, target: Ref<'_, '_>, _who: &Waiter) -> PyResult<Poll<Obj>> {
         let item = SimpleQueue::of(target).take(py);
-        item.map(Poll::Ready).ok_or_else(|| empty(py))
+        item.map(Poll::Ready).ok_or_else(|| Raised::Empty.error(py))
     }
 
     fn expire(&mut self, py: Python<'_>, _target: Ref<'_, '_>) -> PyResult<Option<Obj>> {
-        Err(empty(py))
+        Err(Raised::Empty.error(py))
     }
 
     fn leave(&mut self, _py: Python<'_>, _target: Ref<'_, '_>) -> bool {
@@ -319,7 +319,7 @@ fn get(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned 
     let timeout = patience(py, given)?;
     match SimpleQueue::of(this).take(py) {
         Some(item) => Ok(item.into_ptr()),
-        None if timeout == Timeout::Now => Err(empty(py)),
+        None if timeout == Timeout::Now => Raised::Empty.answer(py),
         None => Ok(block(py, this, &mut Get { place: None }, timeout)?.into_ptr()),
     }
 }
@@ -329,7 +329,7 @@ fn get_nowait(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Re
         return Err(misfit(py, "get_nowait", given));
     }
     let item = SimpleQueue::of(this).take(py);
-    item.map(Obj::into_ptr).ok_or_else(|| empty(py))
+    item.map_or_else(|| Raised::Empty.answer(py), |item| Ok(item.into_ptr()))
 }
 
 fn get_async(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
