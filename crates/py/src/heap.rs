@@ -465,9 +465,9 @@ macro_rules! method {
             pyo3::ffi::METH_FASTCALL | pyo3::ffi::METH_KEYWORDS,
         )
     }};
-    // A shortcut that looks at the arguments by position itself, and gives any object, or NULL if the whole method is
-    // needed. It must not panic.
-    ($name:literal, $doc:expr, positional $quick:path, $function:path) => {{
+    // A shortcut that looks at the arguments itself, and gives what the method returns (NULL with an exception set), or
+    // `None` if the whole method is needed. It must not panic.
+    ($name:literal, $doc:expr, any $quick:path, $function:path) => {{
         unsafe extern "C" fn call(
             this: *mut pyo3::ffi::PyObject,
             values: *const *mut pyo3::ffi::PyObject,
@@ -476,11 +476,8 @@ macro_rules! method {
         ) -> *mut pyo3::ffi::PyObject {
             // SAFETY: called by CPython on live objects, by the convention that the flags name.
             unsafe {
-                if names.is_null() {
-                    let answer = $quick(this, values, count);
-                    if !answer.is_null() {
-                        return answer;
-                    }
+                if let Some(answer) = $quick(this, values, count, names) {
+                    return answer;
                 }
                 $crate::heap::door(|py| {
                     $function(

@@ -208,15 +208,16 @@ fn misfit(py: Python<'_>, name: &str, given: Arguments<'_, '_>) -> PyErr {
 /// `put(item)` while nobody waits.
 ///
 /// # Safety
-/// Called on an instance, with that many arguments, attached.
+/// Called on an instance, by the calling convention of methods, attached.
 #[inline]
 unsafe fn put_quickly(
     this: *mut ffi::PyObject,
     values: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    if count != 1 {
-        return ptr::null_mut();
+    names: *mut ffi::PyObject,
+) -> Option<*mut ffi::PyObject> {
+    if count != 1 || !names.is_null() {
+        return None;
     }
     // SAFETY: says the caller; the item is an argument of the call that is being served.
     unsafe {
@@ -229,33 +230,63 @@ unsafe fn put_quickly(
             }
             nobody
         });
-        if done {
-            Quick::None.object()
-        } else {
-            ptr::null_mut()
-        }
+        done.then(|| Quick::None.object())
     }
 }
 
-/// `get()` and `get_nowait()` if there is an item.
+/// `get()` if there is an item, `get(block=False)` in any case.
 ///
 /// # Safety
 /// As for `put_quickly`.
 #[inline]
 unsafe fn get_quickly(
     this: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> Option<*mut ffi::PyObject> {
+    if count != 0 {
+        return None;
+    }
+    // SAFETY: says the caller; there is a value for each name.
+    unsafe {
+        let py = Python::assume_attached();
+        if names.is_null() {
+            let item = native::raw_body::<SimpleQueue>(this).take(py);
+            return item.map(Obj::into_ptr);
+        }
+        let polls = ffi::PyTuple_GET_SIZE(names) == 1
+            && ffi::PyTuple_GET_ITEM(names, 0) == intern!(py, "block").as_ptr()
+            && *values == ffi::Py_False();
+        if polls {
+            poll_quickly(this, values, 0, ptr::null_mut())
+        } else {
+            None
+        }
+    }
+}
+
+/// `get_nowait()`.
+///
+/// # Safety
+/// As for `put_quickly`.
+#[inline]
+unsafe fn poll_quickly(
+    this: *mut ffi::PyObject,
     _values: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    if count != 0 {
-        return ptr::null_mut();
+    names: *mut ffi::PyObject,
+) -> Option<*mut ffi::PyObject> {
+    if count != 0 || !names.is_null() {
+        return None;
     }
     // SAFETY: says the caller.
-    let item = unsafe {
-        let py = Python::assume_attached();
-        native::raw_body::<SimpleQueue>(this).take(py)
-    };
-    item.map_or(ptr::null_mut(), Obj::into_ptr)
+    let py = unsafe { Python::assume_attached() };
+    // SAFETY: says the caller.
+    match unsafe { native::raw_body::<SimpleQueue>(this) }.take(py) {
+        Some(item) => Some(item.into_ptr()),
+        None => Raised::Empty.answer(py).ok(),
+    }
 }
 
 /// `put(item, block=True, timeout=None)`, of which only the item is looked at.
@@ -374,10 +405,10 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
             name: c"ropewalk.queue.SimpleQueue",
             doc: c"SimpleQueue()\n--\n\nAn unbounded queue, first in first out, for threads and tasks: queue.SimpleQueue, which can also be awaited.\n\nput() may be called at any time, also by a signal handler or a __del__ in the middle of another call. Thread-safe.\nSee queue.SimpleQueue in CPython's documentation.",
             methods: vec![
-                method!(c"put", c"put($self, item, block=True, timeout=None)\n--\n\nPut an item into the queue. It never blocks: `block` and `timeout` are ignored, and are there to\nhave the form of `Queue.put`. May be called at any time from anywhere, also by a signal handler or\na `__del__` in the middle of another call of the queue.", positional put_quickly, put),
-                method!(c"put_nowait", c"put_nowait($self, item)\n--\n\nThe same as `put(item)`.", positional put_quickly, put_nowait),
-                method!(c"get", c"get($self, block=True, timeout=None)\n--\n\nRemove and return the oldest item.\n\nWaits for one if `block` is true, for `timeout` seconds at most if that is not `None`, and raises\n`Empty` if none has come. With `block` false, `timeout` is ignored. Raises `ValueError` for a timeout\nthat is negative or no number, `OverflowError` for one that no clock can count.", positional get_quickly, get),
-                method!(c"get_nowait", c"get_nowait($self)\n--\n\nThe same as `get(block=False)`.", positional get_quickly, get_nowait),
+                method!(c"put", c"put($self, item, block=True, timeout=None)\n--\n\nPut an item into the queue. It never blocks: `block` and `timeout` are ignored, and are there to\nhave the form of `Queue.put`. May be called at any time from anywhere, also by a signal handler or\na `__del__` in the middle of another call of the queue.", any put_quickly, put),
+                method!(c"put_nowait", c"put_nowait($self, item)\n--\n\nThe same as `put(item)`.", any put_quickly, put_nowait),
+                method!(c"get", c"get($self, block=True, timeout=None)\n--\n\nRemove and return the oldest item.\n\nWaits for one if `block` is true, for `timeout` seconds at most if that is not `None`, and raises\n`Empty` if none has come. With `block` false, `timeout` is ignored. Raises `ValueError` for a timeout\nthat is negative or no number, `OverflowError` for one that no clock can count.", any get_quickly, get),
+                method!(c"get_nowait", c"get_nowait($self)\n--\n\nThe same as `get(block=False)`.", any poll_quickly, get_nowait),
                 method!(c"get_async", c"get_async($self, block=True, timeout=None)\n--\n\n`get` for tasks: to be awaited. A call that is cancelled takes nothing.", keywords, get_async),
                 method!(c"empty", c"empty($self)\n--\n\nWhether there was no item just now.", noargs, is_empty),
                 method!(c"qsize", c"qsize($self)\n--\n\nHow many items there were just now.", noargs, qsize),
