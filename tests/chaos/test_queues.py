@@ -517,6 +517,7 @@ def test_a_hammer_of_threads(make: Any, maxsize: int) -> None:
 
     consumers = [start(consume, got) for got in lists]
     join(*[start(produce) for _ in range(4)])
+    rig.until_sync(q.empty)  # a LifoQueue would give the ends first
     for _ in consumers:
         q.put(stop)
     join(*consumers)

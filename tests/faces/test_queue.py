@@ -180,7 +180,7 @@ TIMEOUTS = [
     b"",
     1j,
     -(10**400),
-    True,
+    False,
     Fraction(1, 1000),
     Fraction(-1, 2),
     0.001,

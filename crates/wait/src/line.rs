@@ -13,8 +13,9 @@
 //!
 //! *Notified* is a permission to try again, as a poll of Rust's futures is: what is waited for may be taken by somebody
 //! else first, and then the waiter is *rearmed* where it stood. *Granted* is the thing itself: nobody else can take it,
-//! and a granted waiter no longer stands in anybody's way. Whoever is to leave without having used what it was
-//! told or given learns that from [`Line::leave`], and passes it on.
+//! and a granted waiter no longer stands in anybody's way. Where a grant is no more than a word (a condition's), one
+//! that finds nothing is [put back](Line::put_back) to where it stood. Whoever is to leave without having used what it
+//! was told or given learns that from [`Line::leave`], and passes it on.
 
 use ropewalk_sys::fork;
 
