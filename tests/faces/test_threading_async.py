@@ -280,20 +280,21 @@ def test_an_action_that_fails_breaks_the_barrier_for_all(new_loop: Callable[[], 
 
 def test_time_that_is_up_while_the_action_runs_breaks_nothing(new_loop: Callable[[], Any]) -> None:
     """All have come, so the original lets everybody pass, whatever the clock says."""
+    limit = 0.5  # long enough for all to come
     going = threading.Event()
     barrier = ours.Barrier(3, action=lambda: going.wait(rig.PATIENCE))
     got: list[Any] = []
-    early = threading.Thread(target=lambda: got.append(barrier.wait(0.05)))
+    early = threading.Thread(target=lambda: got.append(barrier.wait(limit)))
     early.start()
     waits(barrier)
 
     async def main() -> None:
-        task = asyncio.ensure_future(barrier.wait_async(0.05))
+        task = asyncio.ensure_future(barrier.wait_async(limit))
         await rig.until(lambda: barrier.n_waiting == 2)
         last = threading.Thread(target=lambda: got.append(barrier.wait()))
         last.start()
         await rig.until(lambda: barrier.n_waiting == 3)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(limit)
         assert not task.done() and got == []
         going.set()
         got.append(await task)
