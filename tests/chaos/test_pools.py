@@ -446,6 +446,26 @@ def ropewalk_loop() -> Any:
     return ropewalk.new_event_loop
 
 
+def test_nobody_is_kept_waiting_behind_the_next_call() -> None:
+    """A worker puts wake-ups off, but not until it has made the next call, of whichever kind."""
+    with ThreadPoolExecutor(1) as pool:
+        for begin_next in ("submit", "map", "loop"):
+            gate, go = threading.Event(), threading.Event()
+            first = pool.submit(gate.wait, rig.PATIENCE)
+            loop = ropewalk_loop()()
+            if begin_next == "submit":
+                pool.submit(go.wait, rig.PATIENCE)
+            elif begin_next == "map":
+                pool.map(go.wait, [rig.PATIENCE])
+            else:
+                loop.run_in_executor(pool, go.wait, rig.PATIENCE)
+            threading.Timer(0.01, gate.set).start()
+            assert first.result(rig.PATIENCE) is True
+            go.set()
+            pool.submit(int).result()
+            loop.close()
+
+
 # Memory ------------------------------------------------------------------------------------------------------------
 
 

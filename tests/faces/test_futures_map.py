@@ -86,7 +86,9 @@ def test_calls_that_wait_for_each_other(pools: Any) -> None:
         meeting = threading.Barrier(count)
         with pools(count) as pool:
             arguments = (time.sleep(0.005) for _ in range(count))  # the first call waits before the next is there
-            assert sorted(pool.map(lambda _, meeting=meeting: meeting.wait(rig.PATIENCE), arguments)) == list(range(count))
+            assert sorted(pool.map(lambda _, meeting=meeting: meeting.wait(rig.PATIENCE), arguments)) == list(
+                range(count)
+            )
 
 
 @BUFFERED

@@ -4,10 +4,12 @@
 //! known there. Whoever settles a future tells the number and wakes the waiter if that is enough.
 
 use std::collections::VecDeque;
+use std::ffi::c_int;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use pyo3::exceptions::{PyStopAsyncIteration, PyTimeoutError, PyTypeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PySet, PyTuple};
 
@@ -159,6 +161,11 @@ impl Crowd {
         Ok(())
     }
 
+    /// What the garbage collector is told of.
+    fn objects(&self) -> impl Iterator<Item = &Obj> {
+        self.futures.iter().flatten().map(|(future, _)| future)
+    }
+
     /// Leaves those that are still there.
     fn leave(&mut self, py: Python<'_>) {
         let left: Vec<_> = self.futures.drain(..).flatten().collect();
@@ -247,6 +254,14 @@ impl Operation for WaitingAsync {
     fn leave(&mut self, py: Python<'_>, target: Ref<'_, '_>) -> bool {
         self.crowd.leave(py);
         self.waiting.leave(py, target)
+    }
+
+    fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int {
+        self.crowd
+            .objects()
+            .map(visit)
+            .find(|answer| *answer != 0)
+            .unwrap_or(0)
     }
 }
 
@@ -348,6 +363,19 @@ impl Completed {
             futures: std::mem::take(&mut crowd.futures),
         });
         crowd.leave(py);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let futures = |crowd: &Crowd| {
+            crowd
+                .objects()
+                .try_for_each(|held| visit.call(held.as_py()))
+        };
+        self.crowd.try_look(futures).unwrap_or(Ok(()))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        self.close(py);
     }
 }
 

@@ -54,6 +54,8 @@ pub(super) fn outcome(py: Python<'_>, called: PyResult<Obj>) -> Outcome {
 impl Job {
     #[inline]
     pub(super) fn run(self, py: Python<'_>, worker: &Worker, wakes: &mut Wakes) {
+        // Nobody is kept waiting behind what may take its time.
+        wakes.flush(py);
         let done = match self {
             Self::Call(job) => {
                 let future = job.future;
@@ -97,7 +99,6 @@ impl Job {
         if !future::begin(py, future.bind(py), wakes)? {
             return Ok(());
         }
-        wakes.flush(py);
         let outcome = call();
         future::settle(py, future.bind(py), outcome, wakes)
     }
