@@ -96,6 +96,18 @@ def test_an_exception_is_raised_as_it_is(make: Make) -> None:
 
 
 @BOTH
+def test_what_is_no_exception(make: Make) -> None:
+    future = make()
+    future.set_exception(None)
+    assert (future.result(), future.exception(), future._state) == (None, None, "FINISHED")
+    future = make()
+    future.set_exception("text")
+    assert future.exception() == "text"
+    with pytest.raises(TypeError, match="exceptions must derive from BaseException"):
+        future.result()
+
+
+@BOTH
 def test_repr(make: Make) -> None:
     future = make()
     assert repr(future) == f"<Future at {id(future):#x} state=pending>"

@@ -185,6 +185,23 @@ def test_both_at_once_from_many_threads() -> None:
     assert out == [200] * 8
 
 
+def test_a_wait_that_was_never_awaited_leaves_nothing() -> None:
+    import sys
+
+    from ropewalk import _core
+
+    class Marked(Future):
+        pass
+
+    future = Marked()
+    before = sys.getrefcount(future)
+    with pytest.warns(RuntimeWarning, match="coroutine 'wait_async' was never awaited"):
+        _core._wait_async({future}, None, ALL_COMPLETED)
+        gc.collect()
+    assert sys.getrefcount(future) == before
+    future.set_result(1)
+
+
 @pytest.mark.parametrize("factory", rig.LOOPS)
 def test_awaited(factory: Any) -> None:
     async def main() -> None:

@@ -401,7 +401,14 @@ fn set_result(py: Python<'_>, this: Ref<'_, '_>, result: Ref<'_, '_>) -> Returne
 }
 
 fn set_exception(py: Python<'_>, this: Ref<'_, '_>, exception: Ref<'_, '_>) -> Returned {
-    settle_now(py, this, Outcome::Exception(Obj::from(&*exception)))
+    let exception = Obj::from(&*exception);
+    // No exception is a result: None.
+    let outcome = if exception.bind(py).is_none() {
+        Outcome::Result(exception)
+    } else {
+        Outcome::Exception(exception)
+    };
+    settle_now(py, this, outcome)
 }
 
 fn set_running_or_notify_cancel(py: Python<'_>, this: Ref<'_, '_>) -> Returned {

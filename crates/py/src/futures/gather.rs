@@ -178,6 +178,14 @@ impl Crowd {
     }
 }
 
+impl Drop for Crowd {
+    /// Whoever gave up waiting, or never began, is not told.
+    fn drop(&mut self) {
+        // SAFETY: it holds references to objects, which are dropped by attached threads alone.
+        self.leave(unsafe { Python::assume_attached() });
+    }
+}
+
 /// How far a future is: settled, and with an exception.
 fn settled(py: Python<'_>, future: &Bound<'_, PyAny>) -> (bool, bool) {
     Body::of(future.as_borrowed()).with(py, |state| {
