@@ -27,8 +27,22 @@ pub(super) fn after(seconds: f64) -> Timeout {
 }
 
 /// Whether the timeout is a plain number of seconds that needs no second look.
+#[inline]
 pub(super) fn ordinary(timeout: Ref<'_, '_>) -> Option<f64> {
-    let seconds = timeout.cast_exact::<PyFloat>().ok()?.value();
+    let seconds = match timeout.cast_exact::<PyFloat>() {
+        Ok(seconds) => seconds.value(),
+        Err(_) => {
+            timeout.cast_exact::<PyInt>().ok()?;
+            let mut overflow = 0;
+            // SAFETY: an int, so the call cannot fail but by overflow, which it only says.
+            let seconds =
+                unsafe { ffi::PyLong_AsLongAndOverflow(timeout.as_ptr(), &raw mut overflow) };
+            if overflow != 0 {
+                return None;
+            }
+            seconds as f64
+        }
+    };
     (0.0..ORDINARY).contains(&seconds).then_some(seconds)
 }
 
