@@ -143,7 +143,7 @@ impl Drop for Lent {
 /// Calls with the values behind the first place, which is scratch space for the callee (PEP 590). The last of them
 /// are given by name if `names`, a tuple, is not NULL.
 #[inline]
-fn vectorcall<'py>(
+pub(crate) fn vectorcall<'py>(
     py: Python<'py>,
     function: &Obj,
     values: &mut [*mut ffi::PyObject],

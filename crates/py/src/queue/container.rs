@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 use pyo3::{ffi, intern};
 
+use crate::call::vectorcall;
 use crate::object::Obj;
 
 /// Which hooks a class has.
@@ -164,19 +165,6 @@ pub(super) fn len(py: Python<'_>, container: &Obj) -> PyResult<usize> {
     usize::try_from(size).map_err(|_| PyErr::fetch(py))
 }
 
-#[inline]
-fn call<const N: usize>(
-    py: Python<'_>,
-    function: &Obj,
-    args: [*mut ffi::PyObject; N],
-) -> PyResult<Obj> {
-    // SAFETY: live objects, `N` of them.
-    unsafe {
-        let result = ffi::PyObject_Vectorcall(function.as_ptr(), args.as_ptr(), N, ptr::null_mut());
-        Obj::from_owned(result).ok_or_else(|| PyErr::fetch(py))
-    }
-}
-
 fn moves() -> PyResult<&'static Moves> {
     MOVES
         .get()
@@ -191,17 +179,21 @@ pub(super) fn put(
     container: &Obj,
     item: *mut ffi::PyObject,
 ) -> PyResult<()> {
-    match kind {
-        Kind::Fifo => drop(call(py, &moves()?.append, [container.as_ptr(), item])?),
-        Kind::Heap => drop(call(py, &moves()?.push_heap, [container.as_ptr(), item])?),
+    let function = match kind {
+        Kind::Fifo => &moves()?.append,
+        Kind::Heap => &moves()?.push_heap,
         Kind::Lifo | Kind::Hooks => {
             // SAFETY: a list, as `is_native` saw, and a live item.
-            if unsafe { ffi::PyList_Append(container.as_ptr(), item) } < 0 {
-                return Err(PyErr::fetch(py));
-            }
+            let failed = unsafe { ffi::PyList_Append(container.as_ptr(), item) } < 0;
+            return if failed {
+                Err(PyErr::fetch(py))
+            } else {
+                Ok(())
+            };
         }
-    }
-    Ok(())
+    };
+    let mut values = [ptr::null_mut(), container.as_ptr(), item];
+    vectorcall(py, function, &mut values, ptr::null_mut()).map(drop)
 }
 
 /// Takes an item out of a native container.
@@ -212,5 +204,6 @@ pub(super) fn take(py: Python<'_>, kind: Kind, container: &Obj) -> PyResult<Obj>
         Kind::Heap => &moves()?.pop_heap,
         Kind::Lifo | Kind::Hooks => &moves()?.pop,
     };
-    call(py, function, [container.as_ptr()])
+    let mut values = [ptr::null_mut(), container.as_ptr()];
+    Ok(vectorcall(py, function, &mut values, ptr::null_mut())?.into())
 }

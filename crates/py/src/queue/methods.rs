@@ -1,15 +1,15 @@
 //! The methods of `Queue`.
 
 use pyo3::exceptions::PyValueError;
-use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::{Borrowed, ffi};
 
 use super::arguments::Signature;
 use super::monitor::Which;
 use super::object::Queue;
 use super::operation::{Attempt, Get, Join, Put, run, run_async};
 use super::timeouts::{Patience, blocks};
-use crate::heap::{self, Arguments, Ref, Returned, method};
+use crate::heap::{Arguments, Quick, Ref, Returned, method};
 use crate::object::Obj;
 use crate::sync::look;
 
@@ -203,27 +203,73 @@ fn look_full(py: Python<'_>, this: Ref<'_, '_>) -> PyResult<Obj> {
     Ok(boolean(py, Queue::of(this).full(py, this)?))
 }
 
+/// The size and the limit for a shortcut of `qsize()`, `empty()`, `full()`. What goes wrong goes wrong again in the
+/// method itself, and is raised there.
+///
+/// # Safety
+/// Called on an instance, attached.
+#[inline]
+unsafe fn glance(
+    this: *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> Option<(i64, i64)> {
+    if count != 0 || !names.is_null() {
+        return None;
+    }
+    // SAFETY: says the caller.
+    unsafe {
+        let py = Python::assume_attached();
+        let this = Borrowed::from_ptr(py, this);
+        Queue::of(this).glance(py, this).ok().flatten()
+    }
+}
+
+unsafe fn qsize_quickly(
+    this: *mut ffi::PyObject,
+    _values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> Option<*mut ffi::PyObject> {
+    // SAFETY: as the method's definition says; attached.
+    unsafe { glance(this, count, names).map(|(size, _)| ffi::PyLong_FromLongLong(size)) }
+}
+
+unsafe fn empty_quickly(
+    this: *mut ffi::PyObject,
+    _values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> Option<*mut ffi::PyObject> {
+    // SAFETY: as the method's definition says; attached.
+    unsafe { glance(this, count, names).map(|(size, _)| Quick::from(size == 0).object()) }
+}
+
+unsafe fn full_quickly(
+    this: *mut ffi::PyObject,
+    _values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> Option<*mut ffi::PyObject> {
+    // SAFETY: as the method's definition says; attached.
+    unsafe {
+        glance(this, count, names)
+            .map(|(size, limit)| Quick::from(0 < limit && limit <= size).object())
+    }
+}
+
 fn qsize(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     none_given(py, this, given, "Queue.qsize")?;
-    if let Some((size, _)) = Queue::of(this).glance(py, this)? {
-        return Ok(size.into_pyobject(py)?.into_any().into_ptr());
-    }
     run(py, this, Look(look_size), true, &Patience::Forever)
 }
 
 fn empty(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     none_given(py, this, given, "Queue.empty")?;
-    if let Some((size, _)) = Queue::of(this).glance(py, this)? {
-        return heap::boolean(py, size == 0);
-    }
     run(py, this, Look(look_empty), true, &Patience::Forever)
 }
 
 fn full(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     none_given(py, this, given, "Queue.full")?;
-    if let Some((size, limit)) = Queue::of(this).glance(py, this)? {
-        return heap::boolean(py, 0 < limit && limit <= size);
-    }
     run(py, this, Look(look_full), true, &Patience::Forever)
 }
 
@@ -251,9 +297,9 @@ pub(super) fn methods() -> Vec<ffi::PyMethodDef> {
         method!(c"get_nowait", c"get_nowait($self, /)\n--\n\nThe same as get(block=False).", keywords, get_nowait),
         method!(c"task_done", c"task_done($self, /)\n--\n\nSay that an item that was taken has been processed; the last one ends every join().\n\nRaises ValueError if called more often than items were put. Thread-safe.", keywords, task_done),
         method!(c"join", c"join($self, /)\n--\n\nWait until every item that was put has been taken and reported by task_done(). Thread-safe.", keywords, join),
-        method!(c"qsize", c"qsize($self, /)\n--\n\nReturn how many items there are just now. Thread-safe.", keywords, qsize),
-        method!(c"empty", c"empty($self, /)\n--\n\nReturn whether there is no item just now. Thread-safe.", keywords, empty),
-        method!(c"full", c"full($self, /)\n--\n\nReturn whether there is no place just now. Thread-safe.", keywords, full),
+        method!(c"qsize", c"qsize($self, /)\n--\n\nReturn how many items there are just now. Thread-safe.", any qsize_quickly, qsize),
+        method!(c"empty", c"empty($self, /)\n--\n\nReturn whether there is no item just now. Thread-safe.", any empty_quickly, empty),
+        method!(c"full", c"full($self, /)\n--\n\nReturn whether there is no place just now. Thread-safe.", any full_quickly, full),
         method!(c"put_async", c"put_async($self, /, item, block=True, timeout=None)\n--\n\nput() to be awaited: the coroutine waits, its event loop goes on.\n\nSame parameters, results and exceptions. A cancelled call puts nothing, and a place that it was told of goes to the\nnext who waits. Raises RuntimeError if it has to wait and no event loop runs.", keywords, put_async),
         method!(c"get_async", c"get_async($self, /, block=True, timeout=None)\n--\n\nget() to be awaited: the coroutine waits, its event loop goes on.\n\nSame parameters, results and exceptions. A cancelled call takes nothing, and an item that it was told of goes to\nthe next who waits. Raises RuntimeError if it has to wait and no event loop runs.", keywords, get_async),
         method!(c"join_async", c"join_async($self, /)\n--\n\njoin() to be awaited: the coroutine waits, its event loop goes on.", keywords, join_async),
