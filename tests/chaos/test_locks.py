@@ -117,7 +117,7 @@ def test_a_handler_that_returns_lets_the_wait_go_on(module: str, name: str) -> N
     release = "x.notify()" if name == "Condition.wait" else BLOCKS[name][3]
     if name == "Barrier.wait":
         release = "threading.Thread(target=x.wait).start()"
-    if name == "Condition.wait" or module == "threading" and name != "Lock.acquire":
+    if name == "Condition.wait" or (module == "threading" and name != "Lock.acquire"):
         # The original's own lock may be held by the very call that is interrupted: from another thread, then.
         release = f"threading.Thread(target=lambda: {BLOCKS[name][3]}).start()"
     done = rig.script(
@@ -220,62 +220,64 @@ async def cancelled_or(result: Any, wait: Any, after: float) -> Any:
         return result
 
 
+class Room:
+    """A place behind a semaphore: who is inside, and how many ever were at once."""
+
+    def __init__(self, semaphore: Any) -> None:
+        self.semaphore = semaphore
+        self.lock = threading.Lock()
+        self.inside = self.most = self.served = 0
+
+    def enter(self) -> None:
+        with self.lock:
+            self.inside += 1
+            self.served += 1
+            self.most = max(self.most, self.inside)
+
+    def leave(self) -> None:
+        with self.lock:
+            self.inside -= 1
+        self.semaphore.release()
+
+    def in_thread(self, seed: int) -> None:
+        pick = random.Random(seed)
+        for _ in range(150):
+            if self.semaphore.acquire(timeout=pick.choice([0, 0.0001, 0.001, None])):
+                self.enter()
+                if pick.random() < 0.3:
+                    time.sleep(0.0002)
+                self.leave()
+
+    async def in_task(self, seed: int) -> None:
+        pick = random.Random(seed)
+        for _ in range(60):
+            wait = self.semaphore.acquire_async(timeout=pick.choice([0.0005, 0.002, None]))
+            if await cancelled_or(False, wait, pick.choice([0, 0.0005, 0.002, 5])):
+                self.enter()
+                if pick.random() < 0.3:
+                    await asyncio.sleep(0)
+                self.leave()
+
+
 @pytest.mark.parametrize("kind", ["Semaphore", "BoundedSemaphore"])
 def test_permits_are_conserved(kind: str) -> None:
     """Threads with timeouts, tasks with timeouts, tasks that are cancelled, on as few permits as there can be."""
     for round_ in range(ROUNDS):
         permits = 1 + round_ % 2
-        semaphore = getattr(ours, kind)(permits)
-        inside, most, served = [0], [0], [0]
-        guard = threading.Lock()
-
-        def enter() -> None:
-            with guard:
-                inside[0] += 1  # noqa: B023
-                served[0] += 1  # noqa: B023
-                most[0] = max(most[0], inside[0])  # noqa: B023
-
-        def leave() -> None:
-            with guard:
-                inside[0] -= 1  # noqa: B023
-            semaphore.release()  # noqa: B023
-
-        def in_thread(seed: int) -> None:
-            pick = random.Random(seed)
-            for _ in range(150):
-                if semaphore.acquire(timeout=pick.choice([0, 0.0001, 0.001, None])):  # noqa: B023
-                    enter()
-                    if pick.random() < 0.3:
-                        time.sleep(0.0002)
-                    leave()
-
-        async def in_task(seed: int) -> None:
-            pick = random.Random(seed)
-            for _ in range(60):
-                wait = semaphore.acquire_async(timeout=pick.choice([0.0005, 0.002, None]))  # noqa: B023
-                if await cancelled_or(False, wait, pick.choice([0, 0.0005, 0.002, 5])):
-                    enter()
-                    if pick.random() < 0.3:
-                        await asyncio.sleep(0)
-                    leave()
-
+        room = Room(getattr(ours, kind)(permits))
         with loops(2) as running:
-            threads = [threading.Thread(target=in_thread, args=(seed,)) for seed in range(3)]
-            tasks = [
-                asyncio.run_coroutine_threadsafe(in_task(10 * number + seed), loop)
-                for number, loop in enumerate(running)
-                for seed in range(3)
-            ]
+            threads = [threading.Thread(target=room.in_thread, args=(seed,)) for seed in range(3)]
+            tasks = [asyncio.run_coroutine_threadsafe(room.in_task(seed), running[seed % 2]) for seed in range(6)]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join(rig.PATIENCE)
-                assert not thread.is_alive(), semaphore.statistics()
+                assert not thread.is_alive(), room.semaphore.statistics()
             for task in tasks:
                 task.result(rig.PATIENCE)
-        assert most[0] <= permits and inside[0] == 0 and served[0] > 0
+        assert room.most <= permits and room.inside == 0 and room.served > 0
         gc.collect()
-        assert (semaphore._value, semaphore.statistics().waiters) == (permits, ())
+        assert (room.semaphore._value, room.semaphore.statistics().waiters) == (permits, ())
 
 
 def test_no_release_is_lost_on_a_task_that_is_cancelled_in_the_same_turn() -> None:

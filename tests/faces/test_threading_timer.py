@@ -18,6 +18,7 @@ import pytest
 import rig
 import ropewalk.threading as ours
 from ropewalk.threading import _clock
+from ropewalk.threading._timer import SHORT
 
 BOTH = [pytest.param(threading, id="threading"), pytest.param(ours, id="ropewalk")]
 
@@ -259,6 +260,15 @@ def test_the_context_is_inherited_if_threads_do(inherit: int) -> None:
 # --- The clock ------------------------------------------------------------------------------------------------
 
 
+def test_a_short_timer_has_its_thread_from_the_start() -> None:
+    for interval, early in [(SHORT / 2, True), (rig.PATIENCE, False)]:
+        timer = ours.Timer(interval, int)
+        timer.start()
+        assert (timer.ident is not None) is early
+        timer.cancel()
+        timer.join(rig.PATIENCE)
+
+
 def test_timers_are_due_in_the_order_of_their_times() -> None:
     got: list[int] = []
     timers = [ours.Timer(0.05 + 0.02 * number, got.append, (number,)) for number in (3, 0, 4, 1, 2)]
@@ -331,9 +341,9 @@ def test_cancelled_in_the_moment_when_it_is_due() -> None:
     """Called or not called; and in either case over, once, and out of every list."""
     for round_ in range(100):
         got: list[int] = []
-        timer = ours.Timer(0.0005, got.append, (1,))
+        timer = ours.Timer(SHORT, got.append, (1,))
         timer.start()
-        time.sleep(0.0004 + (round_ % 10) * 0.00003)
+        time.sleep(SHORT - 0.0001 + (round_ % 10) * 0.00003)
         timer.cancel()
         timer.join(rig.PATIENCE)
         assert not timer.is_alive() and got in ([], [1])
@@ -346,7 +356,7 @@ def test_started_and_cancelled_from_many_threads() -> None:
     def work() -> None:
         try:
             for number in range(200):
-                timer = ours.Timer(3600 if number % 10 else 0.001, int)
+                timer = ours.Timer(3600 if number % 10 else SHORT, int)
                 timer.start()
                 if number % 10:
                     timer.cancel()

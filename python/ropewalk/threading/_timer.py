@@ -5,7 +5,7 @@ a thread that has been started all the same: it is alive, it is in ``enumerate()
 waits for it at its exit unless it is a daemon. Only ``ident`` and ``native_id`` are None while it waits.
 
 Whatever cannot wait on the clock does as the original does, with a thread from the start: a subclass with a `run`
-of its own, an interval that is no ordinary number of seconds, a start during the interpreter's exit.
+of its own, an interval that is very short or no number of seconds, a start during the interpreter's exit.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # CPython's own names for what threads there are, and whether the interpreter is about to exit.
 _private: Any = _threading
 
+# Shorter intervals, in seconds, are hardly worth a detour: such a timer mostly fires, and its thread should be there.
+SHORT = 0.005
+
 
 class _Finished(Event):
     """A timer's ``finished``: when it is set, by `cancel` or by anybody, the timer comes off the clock."""
@@ -38,6 +41,13 @@ class _Finished(Event):
         timer = self._timer
         if timer is not None:
             timer._withdraw()
+
+
+class _Begun(Event):
+    """A timer's ``_started``: the clock starts one thread after the other, and waits for none of them to begin."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return True
 
 
 class Timer(Thread, _threading.Timer):
@@ -79,6 +89,7 @@ class Timer(Thread, _threading.Timer):
         if sys.version_info >= (3, 14) and self._context is None and sys.flags.thread_inherit_context:
             self._context = contextvars.copy_context()
         self._timed = self._pending = True
+        before, self._started = self._started, _Begun()
         self._started.set()
         with _private._active_limbo_lock:
             _private._limbo[self] = self
@@ -88,7 +99,7 @@ class Timer(Thread, _threading.Timer):
             with _private._active_limbo_lock:
                 _private._limbo.pop(self, None)
             self._timed = self._pending = False
-            self._started.clear()
+            self._started = before
             raise
         self.finished._timer = self
         if self.finished.is_set():
@@ -100,7 +111,7 @@ class Timer(Thread, _threading.Timer):
         interval = self.interval
         return (
             type(interval) in (float, int)
-            and 0 < interval <= _threading.TIMEOUT_MAX
+            and SHORT <= interval <= _threading.TIMEOUT_MAX
             and type(self).run is Timer.run
             and "run" not in self.__dict__
             and type(self.finished) is _Finished
@@ -114,7 +125,9 @@ class Timer(Thread, _threading.Timer):
 
     def run(self) -> None:
         """Wait, unless that has been done on the clock, and call the function."""
-        if not self._timed:
+        if self._timed:
+            self._settle()
+        else:
             self.finished.wait(self.interval)
         if not self.finished.is_set():
             self.function(*self.args, **self.kwargs)
@@ -181,7 +194,7 @@ class Timer(Thread, _threading.Timer):
             self._settle()
 
     def _due(self) -> None:
-        """Start the thread."""
+        """Start the thread, which settles the rest itself."""
         self._started.clear()  # or it would be a second start
         try:
             super().start()
@@ -190,7 +203,12 @@ class Timer(Thread, _threading.Timer):
             self._withdrawn = True
             self._started.set()
             self._invoke_excepthook(self)
-        self._settle()
+            self._settle()
+
+    def _delete(self) -> None:
+        if self._pending:
+            self._settle()  # it has not come to run()
+        super()._delete()
 
     # --- In the child of a fork, where all other threads are dead, and so are those that have not begun ----------
 
