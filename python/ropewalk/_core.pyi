@@ -431,6 +431,7 @@ def _wait_async(futures: set[Any], timeout: float | None, return_when: str) -> C
 def _split(futures: set[Any]) -> tuple[set[Any], set[Any]]: ...
 def _end_pools() -> None: ...
 
+@disjoint_base
 class Event:
     """The native half of ``ropewalk.threading.Event``."""
 

@@ -24,7 +24,7 @@ enum Step {
     Look(usize),
     Expire(usize),
     GiveUp(usize),
-    StepBack(usize),
+    Withdraw(usize),
     Tripped,
     Failed,
     Abort,
@@ -37,7 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => any::<usize>().prop_map(Step::Look),
         1 => any::<usize>().prop_map(Step::Expire),
         1 => any::<usize>().prop_map(Step::GiveUp),
-        1 => any::<usize>().prop_map(Step::StepBack),
+        1 => any::<usize>().prop_map(Step::Withdraw),
         4 => Just(Step::Tripped),
         1 => Just(Step::Failed),
         1 => Just(Step::Abort),
@@ -102,7 +102,7 @@ proptest! {
                     let mut one = waiting.swap_remove(which % waiting.len());
                     called = barrier.give_up(&mut one.party);
                 }
-                Step::StepBack(which) if !waiting.is_empty() => {
+                Step::Withdraw(which) if !waiting.is_empty() => {
                     let mut one = waiting.swap_remove(which % waiting.len());
                     barrier.step_back(&mut one.party);
                 }
