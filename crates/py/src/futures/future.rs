@@ -228,7 +228,11 @@ fn tell_waiters(
     touched: &Touched,
     add: &Bound<'_, PyString>,
 ) -> PyResult<()> {
-    for waiter in touched.waiters.bind(py).try_iter()? {
+    let waiters = touched.waiters.bind(py);
+    if waiters.is_empty()? {
+        return Ok(());
+    }
+    for waiter in waiters.try_iter()? {
         call_method(&waiter?, add, [&future])?;
     }
     Ok(())

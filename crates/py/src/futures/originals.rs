@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
+use crate::call::call_function;
 use crate::object::Obj;
 
 static BASE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
@@ -34,13 +35,12 @@ pub(super) fn invalid_state(py: Python<'_>, text: &str) -> PyErr {
     raised(base(py, intern!(py, "InvalidStateError")).and_then(|class| class.call1((text,))))
 }
 
-/// What a condition of the standard library is.
+/// A condition variable of the standard library, or of whoever has put another in its place.
 pub(super) fn condition(py: Python<'_>) -> PyResult<Obj> {
-    Ok(py
-        .import("threading")?
-        .getattr(intern!(py, "Condition"))?
-        .call0()?
-        .into())
+    static THREADING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let threading = THREADING.get_or_try_init(py, || py.import("threading").map(Bound::unbind))?;
+    let class = threading.bind(py).getattr(intern!(py, "Condition"))?;
+    Ok(call_function(&class)?.into())
 }
 
 /// Logs an exception with its traceback, as the package's logger does.

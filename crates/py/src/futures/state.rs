@@ -304,28 +304,30 @@ pub(super) fn touch(py: Python<'_>, future: Ref<'_, '_>) -> PyResult<Touched> {
         waiters: PyList::empty(py).into_any().into(),
         callbacks: list.clone().into_any().into(),
     };
-    // Held until the callbacks have moved: who finds it there waits for them.
-    let condition = made.condition.bind(py);
-    call_method(&condition, intern!(py, "acquire"), [])?;
-    let moved = body.with(py, |state| {
+    let install = |state: &mut State| {
         if let Some(theirs) = state.touched() {
             return Err(theirs.clone());
         }
         state.rare().touched = Some(made.clone());
         Ok(state.take_callbacks())
-    });
-    let (touched, filled) = match moved {
-        Ok(callbacks) => {
-            let filled = callbacks
-                .iter()
-                .try_for_each(|callback| list.append(callback.bind(py)));
-            (made.clone(), filled)
-        }
-        Err(theirs) => (theirs, Ok(())),
     };
+    // Most have no callbacks yet.
+    let alone = body.with(py, |state| (!state.has_callbacks()).then(|| install(state)));
+    if let Some(installed) = alone {
+        return Ok(installed.err().unwrap_or(made));
+    }
+    // Held until the callbacks have moved: who finds the condition there waits for them.
+    let condition = made.condition.bind(py);
+    call_method(&condition, intern!(py, "acquire"), [])?;
+    let installed = body.with(py, install);
+    let moved = installed.as_ref().map_or(Ok(()), |callbacks| {
+        callbacks
+            .iter()
+            .try_for_each(|callback| list.append(callback.bind(py)))
+    });
     call_method(&condition, intern!(py, "release"), [])?;
-    filled?;
-    Ok(touched)
+    moved?;
+    Ok(installed.err().unwrap_or_else(|| made.clone()))
 }
 
 /// Adds a callback unless the future is done. Returns whether it did.
