@@ -332,32 +332,19 @@ def test_time_for_one_item() -> None:
         gate.go.set()
 
 
-def test_two_threads_in_one_iterator() -> None:
-    gate = Gate(0)
-    with ThreadPoolExecutor(1) as pool:
-        results = pool.map(gate, range(2))
-        first: list[int] = []
-        thread = threading.Thread(target=lambda: first.append(next(results)))
-        thread.start()
-        refused: list[str] = []
+@BUFFERED
+def test_one_at_a_time(pools: Any) -> None:
+    results: Any = None
 
-        def is_refused() -> bool:
-            try:
-                if not gate.go.is_set():
-                    next(results)
-            except ValueError as error:
-                refused.append(str(error))
-            return bool(refused)
+    def arguments() -> Any:
+        yield 1
+        with pytest.raises(ValueError, match="generator already executing"):
+            next(results)
+        yield 2
 
-        rig.until_sync(lambda: gate.begun)
-        while thread.is_alive() and not refused:
-            timer = threading.Timer(5, gate.go.set)
-            timer.start()
-            is_refused()
-            timer.cancel()
-        gate.go.set()
-        thread.join(rig.PATIENCE)
-    assert refused in (["generator already executing"], [])
+    with pools(1) as pool:
+        results = pool.map(abs, arguments(), buffersize=1)
+        assert list(results) == [1, 2]
 
 
 @pytest.mark.parametrize("factory", rig.LOOPS)
