@@ -35,8 +35,14 @@ def some(kind: Any, count: int) -> tuple[Any, list[Any]]:
 
 
 def later(*calls: Any) -> None:
-    for number, call in enumerate(calls):
-        threading.Timer(0.01 * (number + 1), call).start()
+    """Make the calls one after the other, in a thread, when somebody has had the time to wait for them."""
+
+    def make() -> None:
+        for call in calls:
+            time.sleep(0.01)
+            call()
+
+    threading.Thread(target=make).start()
 
 
 @KIND
