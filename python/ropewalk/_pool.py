@@ -18,10 +18,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures._base import LOGGER
-from typing import Any
 
 from ropewalk import _core
-from ropewalk._statistics import PoolStatistics
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ropewalk._statistics import PoolStatistics
 
 _Future: Any = concurrent.futures.Future
 _Executor: Any = concurrent.futures.thread.ThreadPoolExecutor
@@ -245,6 +249,8 @@ class ThreadPoolExecutor(_core.ThreadPool, _Executor):  # type: ignore[misc]
 
     def statistics(self) -> PoolStatistics:
         """What the pool is doing just now. Cheap, at any time, from any thread."""
+        from ropewalk._statistics import PoolStatistics  # not before somebody asks
+
         return PoolStatistics(*self._counts(), dict(self._running()))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

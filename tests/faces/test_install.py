@@ -7,6 +7,7 @@ whatever `ropewalk.installed()` lists.
 from __future__ import annotations
 
 import importlib.util
+import sys
 import textwrap
 
 import pytest
@@ -417,6 +418,26 @@ def test_run_keeps_pools_on_demand() -> None:
         ropewalk.uninstall()
         assert concurrent.futures.ThreadPoolExecutor.__module__ == "concurrent.futures.thread"
         assert concurrent.futures.thread.ThreadPoolExecutor.__module__ == "concurrent.futures.thread"
+        """,
+        flags=RUN,
+    )
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="new in Python 3.14")
+def test_run_and_a_pool_of_interpreters() -> None:
+    rig.script(
+        """
+        import concurrent.futures, ropewalk
+        concurrent.futures.ThreadPoolExecutor  # the original's pool of interpreters derives from the original of this
+        with concurrent.futures.InterpreterPoolExecutor(1) as pool:
+            assert pool.submit(pow, 2, 3).result() == 8
+        ours = concurrent.futures.InterpreterPoolExecutor
+        assert ours.__module__ == "ropewalk.futures"
+        assert concurrent.futures.interpreter.InterpreterPoolExecutor is ours
+        ropewalk.uninstall()
+        original = concurrent.futures.InterpreterPoolExecutor
+        assert original.__mro__[1] is concurrent.futures.ThreadPoolExecutor
+        assert original.__mro__[1].__module__ == "concurrent.futures.thread"
         """,
         flags=RUN,
     )

@@ -75,11 +75,12 @@ pub(crate) fn slots<C: Coroutine>() -> Vec<(std::ffi::c_int, *mut c_void)> {
     ]
 }
 
-/// Tells `collections.abc`, which `create_task` and `asyncio.run` ask.
+/// Tells `collections.abc`, which `create_task` and `asyncio.run` ask; by the name under which every interpreter has it
+/// loaded at its start.
 pub(crate) fn announce(class: &Bound<'_, PyType>) -> PyResult<()> {
     class
         .py()
-        .import("collections.abc")?
+        .import("_collections_abc")?
         .getattr("Coroutine")?
         .call_method1("register", (class,))
         .map(drop)

@@ -24,10 +24,13 @@ from concurrent.futures import (
     InvalidStateError,
     TimeoutError,  # the original has it, too
 )
-from typing import Any
 
 from ropewalk._pool import Future, ThreadPoolExecutor
 from ropewalk.futures._waiting import as_completed, as_completed_async, wait, wait_async
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "ALL_COMPLETED",

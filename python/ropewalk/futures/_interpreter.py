@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
 
 from ropewalk._pool import ThreadPoolExecutor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # By name: the oldest Python that types are checked for has no such module.
 _Original: Any = import_module("concurrent.futures.interpreter").InterpreterPoolExecutor

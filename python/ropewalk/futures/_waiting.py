@@ -6,9 +6,12 @@ import concurrent.futures
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures._base import DoneAndNotDoneFutures
-from typing import Any
 
 from ropewalk import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # The originals, looked up before `ropewalk.install` may have put ours there.
 _wait, _as_completed = concurrent.futures.wait, concurrent.futures.as_completed
