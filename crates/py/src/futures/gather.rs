@@ -494,5 +494,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(_wait_async, module)?)?;
     module.add_function(wrap_pyfunction!(_split, module)?)?;
     module.add_function(wrap_pyfunction!(_completed, module)?)?;
+    module.add_class::<Completed>()?;
     Ok(())
 }
