@@ -16,6 +16,7 @@ the original; and stand in for a class from which none may be derived, as the lo
 from __future__ import annotations
 
 import sys
+import types
 from _thread import allocate_lock  # `threading` is itself replaced
 from abc import ABCMeta
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     """Where (a module, or a class in it as ``module:Class``), which name, and what is to stand there."""
 
 _ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "<nothing>"})()
+# What a module has in the place of a name that it imports on demand (from Python 3.15 on, PEP 810).
+_Lazy: Any = getattr(types, "LazyImportType", type(_ABSENT))
 _lock = allocate_lock()
 _standing: list[Replacement] = []
 _stand_ins: dict[type, StandIn] = {}
@@ -124,7 +127,7 @@ def put(system: str, table: Table, *, fresh: bool = False) -> None:
                 if not fresh and isinstance(original, type) and _may_be_derived_from(ours):
                     ours = stand_in(ours, original)
                 _standing.append(Replacement(system, owner, name, ours))
-                if original is not _ABSENT:
+                if not isinstance(original, (type(_ABSENT), _Lazy)):
                     setattr(owner, name, ours)
 
 
