@@ -37,7 +37,7 @@ impl<T> Guarded<T> {
     }
 
     /// Runs `f` on the value. `f` must not run Python code; see the module's text.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn with<R>(&self, _py: Python<'_>, f: impl FnOnce(&mut T) -> R) -> R {
         #[cfg(not(Py_GIL_DISABLED))]
         let mut value = self.value.borrow_mut();

@@ -52,6 +52,23 @@ pub(crate) unsafe fn door(f: impl FnOnce(Python<'_>) -> Returned) -> *mut ffi::P
     }
 }
 
+/// What a shortcut gives. A panic, which is a bug of ours, does not leave it either; that costs nothing before it
+/// happens, and what a door does besides is not done.
+#[inline]
+pub(crate) fn caught(
+    shortcut: impl FnOnce() -> Option<*mut ffi::PyObject>,
+) -> Option<*mut ffi::PyObject> {
+    match catch_unwind(AssertUnwindSafe(shortcut)) {
+        Ok(answer) => answer,
+        Err(panic) => {
+            // SAFETY: a shortcut is taken by an attached thread.
+            let py = unsafe { Python::assume_attached() };
+            panicked(panic.as_ref()).restore(py);
+            Some(ptr::null_mut())
+        }
+    }
+}
+
 /// A bug of ours, as an exception that names it.
 pub(crate) fn panicked(payload: &(dyn Any + Send)) -> PyErr {
     let text = payload
@@ -431,6 +448,27 @@ macro_rules! method {
             pyo3::ffi::METH_NOARGS,
         )
     }};
+    // The same where the shortcut gives any object, as a new reference.
+    ($name:literal, $doc:expr, noargs any $quick:path, $function:path) => {{
+        unsafe extern "C" fn call(
+            this: *mut pyo3::ffi::PyObject,
+            _: *mut pyo3::ffi::PyObject,
+        ) -> *mut pyo3::ffi::PyObject {
+            // SAFETY: called by CPython on a live object.
+            unsafe {
+                if let Some(answer) = $crate::heap::caught(|| $quick(this)) {
+                    return answer;
+                }
+                $crate::heap::door(|py| $function(py, pyo3::Borrowed::from_ptr(py, this)))
+            }
+        }
+        $crate::heap::definition(
+            $name,
+            $doc,
+            pyo3::ffi::PyMethodDefPointer { PyCFunction: call },
+            pyo3::ffi::METH_NOARGS,
+        )
+    }};
     // The same for a method with arguments; the shortcut is for a call without.
     ($name:literal, $doc:expr, keywords $quick:path, $function:path) => {{
         unsafe extern "C" fn call(
@@ -476,7 +514,8 @@ macro_rules! method {
         ) -> *mut pyo3::ffi::PyObject {
             // SAFETY: called by CPython on live objects, by the convention that the flags name.
             unsafe {
-                if let Some(answer) = $quick(this, values, count, names) {
+                let answer = $crate::heap::caught(|| $quick(this, values, count, names));
+                if let Some(answer) = answer {
                     return answer;
                 }
                 $crate::heap::door(|py| {

@@ -60,12 +60,19 @@ impl<T, W> Channel<T, W> {
     #[inline]
     pub fn take(&mut self) -> Option<T> {
         let item = self.items.pop_front();
+        if self.items.capacity() > KEPT {
+            self.shrink();
+        }
+        item
+    }
+
+    /// Gives back room that is not in use.
+    fn shrink(&mut self) {
         let capacity = self.items.capacity();
-        if capacity > KEPT && self.items.len() < capacity / 4 {
+        if self.items.len() < capacity / 4 {
             // A quarter is in use and half is kept, so as many items are moved as have been taken before.
             self.items.shrink_to(capacity / 2);
         }
-        item
     }
 
     /// Takes all items away.

@@ -15,9 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# What threads that have ended leave where somebody might look for their event: all share one.
-OVER = Event()
-OVER.set()
+# CPython's own names for what threads there are.
+_private: Any = _threading
 
 
 class Thread(_threading.Thread):
@@ -40,18 +39,21 @@ class Thread(_threading.Thread):
             timeout = max(timeout, 0)
         if not self.is_alive():
             return
-        # The event is made by whoever comes first: the one who waits, or the end of the thread, which leaves OVER.
+        # First the event, then the look whether the thread is still listed. The end of a thread does it the other way
+        # round, so one of the two sees the other.
         last_words: Event = self.__dict__.setdefault("_last_words", Event())
         end = None if timeout is None else monotonic() + timeout
-        if not await last_words.wait_async(timeout):
+        listed = self in _private._limbo or _private._active.get(self.ident) is self
+        if listed and not await last_words.wait_async(timeout):
             return
         await _until_dead(self, end)
 
     def _delete(self) -> None:
-        # What CPython calls as the last thing that a thread does in Python.
+        # What CPython calls as the last thing that a thread does in Python: it is not listed any more.
         super()._delete()  # type: ignore[misc]
-        last_words: Event = self.__dict__.setdefault("_last_words", OVER)
-        last_words.set()
+        last_words: Event | None = self.__dict__.get("_last_words")
+        if last_words is not None:
+            last_words.set()
 
     # CPython's, private; named here for those who check types.
     _initialized: bool

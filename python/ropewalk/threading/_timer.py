@@ -17,7 +17,7 @@ from time import monotonic
 
 from ropewalk.threading import _clock
 from ropewalk.threading._event import Event
-from ropewalk.threading._thread import OVER, Thread
+from ropewalk.threading._thread import Thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 # CPython's own names for what threads there are, and whether the interpreter is about to exit.
 _private: Any = _threading
+# What timers that have left the clock leave where somebody might look for their event: all share one.
+OVER = Event()
+OVER.set()
 
 # Shorter intervals, in seconds, are hardly worth a detour: such a timer mostly fires, and its thread should be there.
 SHORT = 0.005

@@ -223,14 +223,13 @@ unsafe fn put_quickly(
     unsafe {
         let py = Python::assume_attached();
         let queue = native::raw_body::<SimpleQueue>(this);
-        let done = queue.channel.with(py, |channel| {
-            let nobody = channel.line().is_empty();
-            if nobody {
-                channel.put(Obj::from_borrowed(*values));
+        queue.channel.with(py, |channel| {
+            if !channel.line().is_empty() {
+                return None;
             }
-            nobody
-        });
-        done.then(|| Quick::None.object())
+            channel.put(Obj::from_borrowed(*values));
+            Some(Quick::None.object())
+        })
     }
 }
 
@@ -287,6 +286,33 @@ unsafe fn poll_quickly(
         Some(item) => Some(item.into_ptr()),
         None => Raised::Empty.answer(py).ok(),
     }
+}
+
+/// `qsize()`.
+///
+/// # Safety
+/// As for `put_quickly`.
+#[inline]
+unsafe fn qsize_quickly(this: *mut ffi::PyObject) -> Option<*mut ffi::PyObject> {
+    // SAFETY: says the caller.
+    let queue = unsafe { native::raw_body::<SimpleQueue>(this) };
+    let size = queue.channel.try_look(|channel| channel.items().len())?;
+    // SAFETY: attached. NULL comes with an exception, as it should.
+    Some(unsafe { ffi::PyLong_FromSize_t(size) })
+}
+
+/// `empty()`.
+///
+/// # Safety
+/// As for `put_quickly`.
+#[inline]
+unsafe fn is_empty_quickly(this: *mut ffi::PyObject) -> Option<Quick> {
+    // SAFETY: says the caller.
+    let queue = unsafe { native::raw_body::<SimpleQueue>(this) };
+    let empty = queue
+        .channel
+        .try_look(|channel| channel.items().is_empty())?;
+    Some(Quick::from(empty))
 }
 
 /// `put(item, block=True, timeout=None)`, of which only the item is looked at.
@@ -410,8 +436,8 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
                 method!(c"get", c"get($self, block=True, timeout=None)\n--\n\nRemove and return the oldest item.\n\nWaits for one if `block` is true, for `timeout` seconds at most if that is not `None`, and raises\n`Empty` if none has come. With `block` false, `timeout` is ignored. Raises `ValueError` for a timeout\nthat is negative or no number, `OverflowError` for one that no clock can count.", any get_quickly, get),
                 method!(c"get_nowait", c"get_nowait($self)\n--\n\nThe same as `get(block=False)`.", any poll_quickly, get_nowait),
                 method!(c"get_async", c"get_async($self, block=True, timeout=None)\n--\n\n`get` for tasks: to be awaited. A call that is cancelled takes nothing.", keywords, get_async),
-                method!(c"empty", c"empty($self)\n--\n\nWhether there was no item just now.", noargs, is_empty),
-                method!(c"qsize", c"qsize($self)\n--\n\nHow many items there were just now.", noargs, qsize),
+                method!(c"empty", c"empty($self)\n--\n\nWhether there was no item just now.", noargs is_empty_quickly, is_empty),
+                method!(c"qsize", c"qsize($self)\n--\n\nHow many items there were just now.", noargs any qsize_quickly, qsize),
                 method!(c"statistics", c"statistics($self, /)\n--\n\nReturn a SimpleQueueStatistics: how many items there are, and who waits for one. Thread-safe.", noargs, statistics),
                 super::class_getitem(),
             ],
