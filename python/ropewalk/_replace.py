@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "<nothing>"})()
 # What a module has in the place of a name that it imports on demand (from Python 3.15 on, PEP 810).
 _Lazy: Any = getattr(types, "LazyImportType", type(_ABSENT))
+_METHODS = (types.FunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
 _lock = allocate_lock()
 _standing: list[Replacement] = []
 _stand_ins: dict[type, StandIn] = {}
@@ -92,6 +93,30 @@ class StandIn(ABCMeta):
 
     def __subclasscheck__(cls, subclass: type) -> bool:
         return super().__subclasscheck__(subclass) or issubclass(subclass, cls.__dict__.get("_stands_for", ()))
+
+    def __getattribute__(cls, name: str) -> Any:
+        # A class that was derived from the original may call its base by the name that we have taken:
+        # `queue.Queue.__init__(self)`. Only for what is asked of the class: objects do not come by here.
+        found = super().__getattribute__(name)
+        if isinstance(found, _METHODS):
+            pair = super().__getattribute__("__dict__").get("_stands_for", ())
+            theirs = getattr(pair[1], name, found) if len(pair) == 2 else found
+            if theirs is not found:
+                return _Either(pair[0], found, theirs)
+        return found
+
+
+class _Either:
+    """A method that does as `ours` for instances of `cls`, and as `theirs` for others."""
+
+    def __init__(self, cls: type, ours: Any, theirs: Any) -> None:
+        self.__name__, self.__qualname__, self.__doc__ = ours.__name__, ours.__qualname__, ours.__doc__
+        self.__wrapped__ = ours  # for inspect.signature
+        self._cls, self._theirs = cls, theirs
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        method = self.__wrapped__ if args and isinstance(args[0], self._cls) else self._theirs
+        return method(*args, **kwargs)
 
 
 def stand_in(ours: type, original: type) -> StandIn:

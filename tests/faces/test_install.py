@@ -184,6 +184,45 @@ def test_isinstance_knows_the_objects_and_classes_of_before_and_after() -> None:
     )
 
 
+def test_a_class_of_before_that_calls_its_base_by_name() -> None:
+    program(
+        """
+        class Lines(queue.Queue):
+            def __init__(self):
+                queue.Queue.__init__(self, 3)
+            def _put(self, item):
+                queue.Queue._put(self, item + 1)
+        class Flag(threading.Event):
+            def __init__(self):
+                threading.Event.__init__(self)
+            def set(self):
+                threading.Event.set(self)
+                self.told = True
+        class Work(threading.Thread):
+            def __init__(self):
+                threading.Thread.__init__(self, name="work")
+        class Promise(concurrent.futures.Future):
+            def __init__(self):
+                concurrent.futures.Future.__init__(self)
+        bounded = threading.BoundedSemaphore
+        ropewalk.install()
+        for kind in (Lines, type("LinesOfAfter", (queue.Queue,), dict(vars(Lines)))):
+            lines = kind()
+            lines.put(1)
+            assert lines.get() == 2 and lines.maxsize == 3
+        flag, promise, work = Flag(), Promise(), Work()
+        flag.set()
+        assert flag.wait(0) and flag.told and work.name == "work"
+        promise.set_result(1)
+        assert promise.result() == 1
+        assert bounded(2).acquire()
+        event = threading.Event()
+        threading.Event.set(event)
+        assert threading.Event.is_set(event) and event.is_set()
+        """
+    )
+
+
 def test_a_class_may_derive_from_an_abstract_one_as_well() -> None:
     program(
         """
