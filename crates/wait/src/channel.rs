@@ -108,7 +108,7 @@ impl<T, W: Waiter> Channel<T, W> {
     /// Whom to wake next, if anybody; asked again and again, outside the guard in between, until it is nobody.
     #[inline]
     pub fn next_call(&mut self) -> Option<Call<W>> {
-        if self.line.is_empty() || self.line.notified() >= self.items.len() {
+        if !self.line.has_uncalled() || self.line.notified() >= self.items.len() {
             return None;
         }
         self.line.notify()

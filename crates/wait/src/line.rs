@@ -148,6 +148,12 @@ impl<W> Line<W> {
         self.inner.as_ref().map_or(0, |inner| inner.notified)
     }
 
+    /// Whether somebody waits who was told nothing: whether there is anybody to [`notify`](Self::notify).
+    #[inline]
+    pub fn has_uncalled(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.waiting > 0)
+    }
+
     /// Those who wait, the first to come first; then those who were granted and have not left.
     pub fn iter(&self) -> impl Iterator<Item = &W> {
         let inner = self.inner.as_deref();

@@ -205,7 +205,7 @@ fn misfit(py: Python<'_>, name: &str, given: Arguments<'_, '_>) -> PyErr {
     }
 }
 
-/// `put(item)` while nobody waits.
+/// `put(item)` while nobody waits who would have to be woken.
 ///
 /// # Safety
 /// Called on an instance, by the calling convention of methods, attached.
@@ -224,7 +224,7 @@ unsafe fn put_quickly(
         let py = Python::assume_attached();
         let queue = native::raw_body::<SimpleQueue>(this);
         queue.channel.with(py, |channel| {
-            if !channel.line().is_empty() {
+            if channel.line().has_uncalled() {
                 return None;
             }
             channel.put(Obj::from_borrowed(*values));
