@@ -46,6 +46,16 @@ impl<T> Guarded<T> {
         f(&mut value)
     }
 
+    /// As `with`, where no panic can be caught: `None` if somebody is inside, which with the GIL is nobody but ourselves.
+    #[inline]
+    pub(crate) fn try_with<R>(&self, _py: Python<'_>, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        #[cfg(not(Py_GIL_DISABLED))]
+        let mut value = self.value.try_borrow_mut().ok()?;
+        #[cfg(Py_GIL_DISABLED)]
+        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(f(&mut value))
+    }
+
     /// For the garbage collector's traversal: `None` if somebody is inside, who then counts as a holder.
     pub(crate) fn try_look<R>(&self, f: impl FnOnce(&T) -> R) -> Option<R> {
         #[cfg(not(Py_GIL_DISABLED))]

@@ -143,6 +143,17 @@ impl Lock {
         true
     }
 
+    /// Lets go if there is a line and nobody in it has to be called: somebody is on the way already, and the holder
+    /// that comes and goes meanwhile does not wake another each time. False: nothing was done. Guarded.
+    #[must_use]
+    pub fn free_unheard<W: Waiter>(&self, permits: &mut Permits<W>) -> bool {
+        self.word.load(Ordering::Relaxed) == LINE
+            && permits.free() == 0
+            && !permits.line().owes_the_first()
+            && permits.is_answered()
+            && self.free(permits)
+    }
+
     /// Whom to wake next, if anybody. Guarded.
     #[inline]
     pub fn next_call<W: Waiter>(&self, permits: &mut Permits<W>) -> Option<Call<W>> {

@@ -213,7 +213,8 @@ impl Locked {
     }
 
     fn release(&self) {
-        if self.lock.free_quickly() {
+        if self.lock.free_quickly() || self.permits.with(|permits| self.lock.free_unheard(permits))
+        {
             return;
         }
         let (held, call) = self

@@ -100,6 +100,13 @@ impl<W: Waiter> Permits<W> {
         self.free += count;
     }
 
+    /// Whether one more permit in the open would call nobody: nobody waits, or somebody is on the way for it.
+    #[inline]
+    pub fn is_answered(&self) -> bool {
+        !self.line.has_uncalled()
+            || (self.line.notified() > self.free && !self.line.owes_the_first())
+    }
+
     /// Whom to wake next, if anybody; asked again and again, outside the guard in between, until it is nobody.
     #[inline]
     pub fn next_call(&mut self) -> Option<Call<W>> {

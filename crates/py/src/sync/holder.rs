@@ -108,25 +108,50 @@ impl Held {
         self.holder.load(Ordering::Relaxed)
     }
 
-    /// Takes the lock for the calling thread if it is free and nobody waits: the shortcut.
+    /// Takes the lock for the calling thread if it is free: the shortcut.
+    ///
+    /// # Safety
+    /// Attached.
     #[inline]
-    pub(crate) fn take_quickly(&self) -> bool {
-        let taken = self.lock.take_quickly();
+    pub(crate) unsafe fn take_quickly(&self) -> bool {
+        // SAFETY: says the caller.
+        let taken = self.lock.take_quickly() || unsafe { self.take_in_line() };
         if taken {
             self.holder.store(fork::this_thread(), Ordering::Relaxed);
         }
         taken
     }
 
-    /// Lets go if nobody waits and the holder is no task: the shortcut.
+    /// The shortcut where others wait, as they do for as long as a thread that has been woken waits for the GIL.
+    ///
+    /// # Safety
+    /// Attached.
+    #[inline(never)]
+    unsafe fn take_in_line(&self) -> bool {
+        if self.lock.is_held_quickly() == Some(true) {
+            return false;
+        }
+        // SAFETY: says the caller.
+        let py = unsafe { Python::assume_attached() };
+        let taken = self
+            .queue
+            .try_with(py, |queue| self.lock.take(&mut queue.permits));
+        taken == Some(true)
+    }
+
+    /// Lets go if nobody has to be woken and the holder is no task: the shortcut.
+    ///
+    /// # Safety
+    /// Attached.
     #[inline]
-    pub(crate) fn free_quickly(&self) -> bool {
+    pub(crate) unsafe fn free_quickly(&self) -> bool {
         let holder = self.holder();
         if Holder::is_task(holder) {
             return false;
         }
         self.holder.store(0, Ordering::Relaxed);
-        let free = self.lock.free_quickly();
+        // SAFETY: says the caller.
+        let free = self.lock.free_quickly() || unsafe { self.free_in_line() };
         if !free {
             // The name stays until the lock is really let go.
             self.holder.store(holder, Ordering::Relaxed);
@@ -134,13 +159,24 @@ impl Held {
         free
     }
 
+    /// As `take_in_line`.
+    ///
+    /// # Safety
+    /// Attached.
+    #[inline(never)]
+    unsafe fn free_in_line(&self) -> bool {
+        // SAFETY: says the caller.
+        let py = unsafe { Python::assume_attached() };
+        let free = self
+            .queue
+            .try_with(py, |queue| self.lock.free_unheard(&mut queue.permits));
+        free == Some(true)
+    }
+
     /// Takes the lock for the calling thread if it is free.
     #[inline]
     pub(crate) fn take(&self, py: Python<'_>) -> bool {
-        if self.take_quickly() {
-            return true;
-        }
-        let taken = self.take_slowly(py);
+        let taken = self.lock.take_quickly() || self.take_slowly(py);
         if taken {
             self.holder.store(fork::this_thread(), Ordering::Relaxed);
         }

@@ -118,15 +118,17 @@ fn of<'a>(this: Ref<'a, '_>) -> &'a Lock {
 pub(super) unsafe fn take(this: *mut ffi::PyObject) -> Option<Quick> {
     // SAFETY: the method's descriptor checked the type.
     let held = unsafe { &raw_body::<Lock>(this).held };
-    held.take_quickly().then_some(Quick::True)
+    // SAFETY: called by CPython, attached.
+    unsafe { held.take_quickly() }.then_some(Quick::True)
 }
 
-/// `release()` and `__exit__()` of a lock that nobody waits for.
+/// `release()` and `__exit__()` of a lock for which nobody has to be woken.
 #[inline]
 pub(super) unsafe fn free(this: *mut ffi::PyObject) -> Option<Quick> {
     // SAFETY: the method's descriptor checked the type.
     let held = unsafe { &raw_body::<Lock>(this).held };
-    held.free_quickly().then_some(Quick::None)
+    // SAFETY: called by CPython, attached.
+    unsafe { held.free_quickly() }.then_some(Quick::None)
 }
 
 pub(super) fn acquire(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {

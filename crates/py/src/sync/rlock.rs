@@ -263,14 +263,15 @@ pub(super) unsafe fn take(this: *mut ffi::PyObject) -> Option<Quick> {
     if lock.held.holder() == fork::this_thread() {
         return lock.again().is_ok().then_some(Quick::True);
     }
-    let taken = lock.held.take_quickly();
+    // SAFETY: called by CPython, attached.
+    let taken = unsafe { lock.held.take_quickly() };
     if taken {
         lock.count.store(1, Ordering::Relaxed);
     }
     taken.then_some(Quick::True)
 }
 
-/// `release()` and `__exit__()` of the thread's own lock that nobody waits for.
+/// `release()` and `__exit__()` of the thread's own lock for which nobody has to be woken.
 #[inline]
 pub(super) unsafe fn free(this: *mut ffi::PyObject) -> Option<Quick> {
     // SAFETY: the method's descriptor checked the type.
@@ -285,7 +286,8 @@ pub(super) unsafe fn free(this: *mut ffi::PyObject) -> Option<Quick> {
         return Some(Quick::None);
     }
     lock.count.store(0, Ordering::Relaxed);
-    if lock.held.free_quickly() {
+    // SAFETY: called by CPython, attached.
+    if unsafe { lock.held.free_quickly() } {
         return Some(Quick::None);
     }
     lock.count.store(count, Ordering::Relaxed);
