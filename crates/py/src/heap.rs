@@ -267,19 +267,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
             // SAFETY: as above.
             let name = unsafe { names.get_borrowed_item(index)?.cast_unchecked::<PyString>() };
             let name = name.to_str()?;
-            match parameters.iter().position(|parameter| *parameter == name) {
-                Some(place) if found[place].is_none() => found[place] = Some(value(*given)),
-                Some(_) => {
-                    return Err(PyTypeError::new_err(format!(
-                        "{function}() got multiple values for argument '{name}'"
-                    )));
-                }
-                None => {
-                    return Err(PyTypeError::new_err(format!(
-                        "{function}() got an unexpected keyword argument '{name}'"
-                    )));
-                }
-            }
+            place_by_name(&mut found, &parameters, function, name, value(*given))?;
         }
         Ok(found.map(|value| value.filter(|value| !value.is_none())))
     }
@@ -371,6 +359,32 @@ impl<'a, 'py> Arguments<'a, 'py> {
     }
 }
 
+/// Puts a value that was given by name in its place.
+///
+/// # Errors
+/// `TypeError` for an unknown name, or a parameter given twice.
+pub(crate) fn place_by_name<T>(
+    found: &mut [Option<T>],
+    parameters: &[&str],
+    function: &str,
+    name: &str,
+    value: T,
+) -> PyResult<()> {
+    let place = parameters.iter().position(|parameter| *parameter == name);
+    let Some(place) = place.and_then(|place| found.get_mut(place)) else {
+        return Err(PyTypeError::new_err(format!(
+            "{function}() got an unexpected keyword argument '{name}'"
+        )));
+    };
+    if place.is_some() {
+        return Err(PyTypeError::new_err(format!(
+            "{function}() got multiple values for argument '{name}'"
+        )));
+    }
+    *place = Some(value);
+    Ok(())
+}
+
 /// What a method's shortcut answers. These objects are the interpreter's own and need no token to be referred to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Quick {
@@ -407,219 +421,148 @@ impl From<bool> for Quick {
     }
 }
 
+/// A method without arguments: its receiver, and what it gives.
+macro_rules! receiver_alone {
+    ($name:literal, $doc:expr, |$this:ident| $answer:expr) => {{
+        unsafe extern "C" fn call(
+            $this: *mut pyo3::ffi::PyObject,
+            _: *mut pyo3::ffi::PyObject,
+        ) -> *mut pyo3::ffi::PyObject {
+            // SAFETY: called by CPython on a live object.
+            unsafe { $answer }
+        }
+        $crate::heap::definition(
+            $name,
+            $doc,
+            pyo3::ffi::PyMethodDefPointer { PyCFunction: call },
+            pyo3::ffi::METH_NOARGS,
+        )
+    }};
+}
+pub(crate) use receiver_alone;
+
+/// A method with arguments, in place: the values, how many are given by position, the names of the others.
+macro_rules! receiver_and_values {
+    ($name:literal, $doc:expr, |$this:ident, $values:ident, $count:ident, $names:ident| $answer:expr) => {{
+        unsafe extern "C" fn call(
+            $this: *mut pyo3::ffi::PyObject,
+            $values: *const *mut pyo3::ffi::PyObject,
+            $count: pyo3::ffi::Py_ssize_t,
+            $names: *mut pyo3::ffi::PyObject,
+        ) -> *mut pyo3::ffi::PyObject {
+            // SAFETY: called by CPython on live objects, by the convention that the flags name.
+            unsafe { $answer }
+        }
+        $crate::heap::definition(
+            $name,
+            $doc,
+            pyo3::ffi::PyMethodDefPointer {
+                PyCFunctionFastWithKeywords: call,
+            },
+            pyo3::ffi::METH_FASTCALL | pyo3::ffi::METH_KEYWORDS,
+        )
+    }};
+}
+pub(crate) use receiver_and_values;
+
+/// The whole method behind a shortcut, without arguments.
+///
+/// # Safety
+/// `this` is the live receiver of a call.
+#[inline]
+pub(crate) unsafe fn whole(
+    this: *mut ffi::PyObject,
+    function: impl FnOnce(Python<'_>, Ref<'_, '_>) -> Returned,
+) -> *mut ffi::PyObject {
+    // SAFETY: says the caller.
+    unsafe { door(|py| function(py, Borrowed::from_ptr(py, this))) }
+}
+
+/// The whole method behind a shortcut, with arguments.
+///
+/// # Safety
+/// As for `whole` and `Arguments::new`.
+#[inline]
+pub(crate) unsafe fn whole_with(
+    this: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+    function: impl FnOnce(Python<'_>, Ref<'_, '_>, Arguments<'_, '_>) -> Returned,
+) -> *mut ffi::PyObject {
+    // SAFETY: says the caller.
+    unsafe {
+        door(|py| {
+            let given = Arguments::new(py, values, count, names);
+            function(py, Borrowed::from_ptr(py, this), given)
+        })
+    }
+}
+
 /// One `PyMethodDef` of a raw type: its name, its docstring behind the signature that `inspect` reads, and how it
-/// is called.
+/// is called. A shortcut, where there is one, does without the door: it looks at the bare receiver, and gives `None`
+/// if the whole method is needed.
 macro_rules! method {
-    ($name:literal, $doc:expr, noargs, $function:path) => {{
-        unsafe extern "C" fn call(
-            this: *mut pyo3::ffi::PyObject,
-            _: *mut pyo3::ffi::PyObject,
-        ) -> *mut pyo3::ffi::PyObject {
-            // SAFETY: called by CPython on a live object.
-            unsafe { $crate::heap::door(|py| $function(py, pyo3::Borrowed::from_ptr(py, this))) }
-        }
-        $crate::heap::definition(
-            $name,
-            $doc,
-            pyo3::ffi::PyMethodDefPointer { PyCFunction: call },
-            pyo3::ffi::METH_NOARGS,
-        )
-    }};
-    // A shortcut that does without the door: it gives an immortal object, or `None` if the whole method is needed.
-    ($name:literal, $doc:expr, noargs $quick:path, $function:path) => {{
-        unsafe extern "C" fn call(
-            this: *mut pyo3::ffi::PyObject,
-            _: *mut pyo3::ffi::PyObject,
-        ) -> *mut pyo3::ffi::PyObject {
-            // SAFETY: called by CPython on a live object.
-            unsafe {
-                match $quick(this) {
-                    Some(answer) => answer.object(),
-                    None => {
-                        $crate::heap::door(|py| $function(py, pyo3::Borrowed::from_ptr(py, this)))
-                    }
-                }
+    ($name:literal, $doc:expr, noargs, $function:path) => {
+        $crate::heap::receiver_alone!($name, $doc, |this| $crate::heap::whole(this, $function))
+    };
+    // A shortcut that gives an immortal object. It cannot panic.
+    ($name:literal, $doc:expr, noargs $quick:path, $function:path) => {
+        $crate::heap::receiver_alone!($name, $doc, |this| match $quick(this) {
+            Some(answer) => answer.object(),
+            None => $crate::heap::whole(this, $function),
+        })
+    };
+    // A shortcut that gives any object, as a new reference, or NULL with an exception.
+    ($name:literal, $doc:expr, noargs any $quick:path, $function:path) => {
+        $crate::heap::receiver_alone!($name, $doc, |this| {
+            match $crate::heap::caught(|| $quick(this)) {
+                Some(answer) => answer,
+                None => $crate::heap::whole(this, $function),
             }
-        }
-        $crate::heap::definition(
-            $name,
-            $doc,
-            pyo3::ffi::PyMethodDefPointer { PyCFunction: call },
-            pyo3::ffi::METH_NOARGS,
-        )
-    }};
-    // The same where the shortcut gives any object, as a new reference.
-    ($name:literal, $doc:expr, noargs any $quick:path, $function:path) => {{
-        unsafe extern "C" fn call(
-            this: *mut pyo3::ffi::PyObject,
-            _: *mut pyo3::ffi::PyObject,
-        ) -> *mut pyo3::ffi::PyObject {
-            // SAFETY: called by CPython on a live object.
-            unsafe {
-                if let Some(answer) = $crate::heap::caught(|| $quick(this)) {
-                    return answer;
-                }
-                $crate::heap::door(|py| $function(py, pyo3::Borrowed::from_ptr(py, this)))
+        })
+    };
+    ($name:literal, $doc:expr, keywords, $function:path) => {
+        $crate::heap::receiver_and_values!($name, $doc, |this, values, count, names| {
+            $crate::heap::whole_with(this, values, count, names, $function)
+        })
+    };
+    // A shortcut that gives an immortal object, for a call without arguments.
+    ($name:literal, $doc:expr, keywords $quick:path, $function:path) => {
+        $crate::heap::receiver_and_values!($name, $doc, |this, values, count, names| {
+            let bare = count == 0 && names.is_null();
+            match bare.then(|| $quick(this)).flatten() {
+                Some(answer) => answer.object(),
+                None => $crate::heap::whole_with(this, values, count, names, $function),
             }
-        }
-        $crate::heap::definition(
-            $name,
-            $doc,
-            pyo3::ffi::PyMethodDefPointer { PyCFunction: call },
-            pyo3::ffi::METH_NOARGS,
-        )
-    }};
-    // The same for a method with arguments; the shortcut is for a call without.
-    ($name:literal, $doc:expr, keywords $quick:path, $function:path) => {{
-        unsafe extern "C" fn call(
-            this: *mut pyo3::ffi::PyObject,
-            values: *const *mut pyo3::ffi::PyObject,
-            count: pyo3::ffi::Py_ssize_t,
-            names: *mut pyo3::ffi::PyObject,
-        ) -> *mut pyo3::ffi::PyObject {
-            // SAFETY: called by CPython on live objects, by the convention that the flags name.
-            unsafe {
-                if count == 0
-                    && names.is_null()
-                    && let Some(answer) = $quick(this)
-                {
-                    return answer.object();
-                }
-                $crate::heap::door(|py| {
-                    $function(
-                        py,
-                        pyo3::Borrowed::from_ptr(py, this),
-                        $crate::heap::Arguments::new(py, values, count, names),
-                    )
-                })
-            }
-        }
-        $crate::heap::definition(
-            $name,
-            $doc,
-            pyo3::ffi::PyMethodDefPointer {
-                PyCFunctionFastWithKeywords: call,
-            },
-            pyo3::ffi::METH_FASTCALL | pyo3::ffi::METH_KEYWORDS,
-        )
-    }};
-    // A shortcut that looks at the arguments itself, and gives what the method returns (NULL with an exception set), or
-    // `None` if the whole method is needed. It must not panic.
-    ($name:literal, $doc:expr, any $quick:path, $function:path) => {{
-        unsafe extern "C" fn call(
-            this: *mut pyo3::ffi::PyObject,
-            values: *const *mut pyo3::ffi::PyObject,
-            count: pyo3::ffi::Py_ssize_t,
-            names: *mut pyo3::ffi::PyObject,
-        ) -> *mut pyo3::ffi::PyObject {
-            // SAFETY: called by CPython on live objects, by the convention that the flags name.
-            unsafe {
-                let answer = $crate::heap::caught(|| $quick(this, values, count, names));
-                if let Some(answer) = answer {
-                    return answer;
-                }
-                $crate::heap::door(|py| {
-                    $function(
-                        py,
-                        pyo3::Borrowed::from_ptr(py, this),
-                        $crate::heap::Arguments::new(py, values, count, names),
-                    )
-                })
-            }
-        }
-        $crate::heap::definition(
-            $name,
-            $doc,
-            pyo3::ffi::PyMethodDefPointer {
-                PyCFunctionFastWithKeywords: call,
-            },
-            pyo3::ffi::METH_FASTCALL | pyo3::ffi::METH_KEYWORDS,
-        )
-    }};
+        })
+    };
     // `__exit__`: the shortcut is for whatever arguments.
-    ($name:literal, $doc:expr, exit $quick:path, $function:path) => {{
-        unsafe extern "C" fn call(
-            this: *mut pyo3::ffi::PyObject,
-            values: *const *mut pyo3::ffi::PyObject,
-            count: pyo3::ffi::Py_ssize_t,
-            names: *mut pyo3::ffi::PyObject,
-        ) -> *mut pyo3::ffi::PyObject {
-            // SAFETY: called by CPython on live objects, by the convention that the flags name.
-            unsafe {
-                match $quick(this) {
-                    Some(answer) => answer.object(),
-                    None => $crate::heap::door(|py| {
-                        $function(
-                            py,
-                            pyo3::Borrowed::from_ptr(py, this),
-                            $crate::heap::Arguments::new(py, values, count, names),
-                        )
-                    }),
-                }
+    ($name:literal, $doc:expr, exit $quick:path, $function:path) => {
+        $crate::heap::receiver_and_values!($name, $doc, |this, values, count, names| {
+            match $quick(this) {
+                Some(answer) => answer.object(),
+                None => $crate::heap::whole_with(this, values, count, names, $function),
             }
-        }
-        $crate::heap::definition(
-            $name,
-            $doc,
-            pyo3::ffi::PyMethodDefPointer {
-                PyCFunctionFastWithKeywords: call,
-            },
-            pyo3::ffi::METH_FASTCALL | pyo3::ffi::METH_KEYWORDS,
-        )
-    }};
+        })
+    };
+    // A shortcut that looks at the arguments itself, and gives any object.
+    ($name:literal, $doc:expr, any $quick:path, $function:path) => {
+        $crate::heap::receiver_and_values!($name, $doc, |this, values, count, names| {
+            match $crate::heap::caught(|| $quick(this, values, count, names)) {
+                Some(answer) => answer,
+                None => $crate::heap::whole_with(this, values, count, names, $function),
+            }
+        })
+    };
     // One parameter, by position as a rule, by name if somebody likes.
-    ($name:literal, $doc:expr, one $parameter:literal, $function:path) => {{
-        unsafe extern "C" fn call(
-            this: *mut pyo3::ffi::PyObject,
-            values: *const *mut pyo3::ffi::PyObject,
-            count: pyo3::ffi::Py_ssize_t,
-            names: *mut pyo3::ffi::PyObject,
-        ) -> *mut pyo3::ffi::PyObject {
-            // SAFETY: called by CPython on live objects, by the convention that the flags name.
-            unsafe {
-                $crate::heap::door(|py| {
-                    let given = $crate::heap::Arguments::new(py, values, count, names);
-                    let value = given.only(py, $name, $parameter)?;
-                    $function(py, pyo3::Borrowed::from_ptr(py, this), value)
-                })
-            }
-        }
-        $crate::heap::definition(
-            $name,
-            $doc,
-            pyo3::ffi::PyMethodDefPointer {
-                PyCFunctionFastWithKeywords: call,
-            },
-            pyo3::ffi::METH_FASTCALL | pyo3::ffi::METH_KEYWORDS,
-        )
-    }};
-    ($name:literal, $doc:expr, keywords, $function:path) => {{
-        unsafe extern "C" fn call(
-            this: *mut pyo3::ffi::PyObject,
-            values: *const *mut pyo3::ffi::PyObject,
-            count: pyo3::ffi::Py_ssize_t,
-            names: *mut pyo3::ffi::PyObject,
-        ) -> *mut pyo3::ffi::PyObject {
-            // SAFETY: called by CPython on live objects, by the convention that the flags name.
-            unsafe {
-                $crate::heap::door(|py| {
-                    $function(
-                        py,
-                        pyo3::Borrowed::from_ptr(py, this),
-                        $crate::heap::Arguments::new(py, values, count, names),
-                    )
-                })
-            }
-        }
-        $crate::heap::definition(
-            $name,
-            $doc,
-            pyo3::ffi::PyMethodDefPointer {
-                PyCFunctionFastWithKeywords: call,
-            },
-            pyo3::ffi::METH_FASTCALL | pyo3::ffi::METH_KEYWORDS,
-        )
-    }};
+    ($name:literal, $doc:expr, one $parameter:literal, $function:path) => {
+        $crate::heap::receiver_and_values!($name, $doc, |this, values, count, names| {
+            $crate::heap::whole_with(this, values, count, names, |py, this, given| {
+                $function(py, this, given.only(py, $name, $parameter)?)
+            })
+        })
+    };
 }
 pub(crate) use method;
 

@@ -4,6 +4,8 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
+use crate::heap::place_by_name;
+
 /// The values of a function's parameters, given either way; nothing for one that was left out.
 ///
 /// # Errors
@@ -27,19 +29,7 @@ pub(super) fn parameters<'py, const N: usize>(
     }
     for (name, value) in kwargs.into_iter().flatten() {
         let name = name.cast::<PyString>()?.to_str()?;
-        match names.iter().position(|parameter| *parameter == name) {
-            Some(place) if found[place].is_none() => found[place] = Some(value),
-            Some(_) => {
-                return Err(PyTypeError::new_err(format!(
-                    "{function}() got multiple values for argument '{name}'"
-                )));
-            }
-            None => {
-                return Err(PyTypeError::new_err(format!(
-                    "{function}() got an unexpected keyword argument '{name}'"
-                )));
-            }
-        }
+        place_by_name(&mut found, &names, function, name, value)?;
     }
     Ok(found)
 }

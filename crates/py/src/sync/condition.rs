@@ -17,6 +17,7 @@ use pyo3::{ffi, intern};
 use ropewalk_wait::line::{Call, Left};
 use ropewalk_wait::{Line, Ticket};
 
+use super::acquire::{Lockable, acquire_async};
 use super::holder::Holder;
 use super::lock::Lock;
 use super::rlock::{RLock, Saved};
@@ -178,7 +179,9 @@ impl Condition {
         before: &Before,
     ) -> PyResult<bool> {
         match (self.kind(py)?, before) {
-            (Kind::Reentrant(lock), Before::Native(saved)) => Ok(lock.poll(py, place, who, saved)),
+            (Kind::Reentrant(lock), Before::Native(saved)) => {
+                Ok(lock.poll_as(py, place, who, saved))
+            }
             (Kind::Plain(lock), Before::Native(saved)) => {
                 Ok(lock.held.poll(py, place, who, saved.holder()))
             }
@@ -476,11 +479,11 @@ fn awaitable_lock<'a, 'py>(py: Python<'py>, this: Ref<'a, 'py>) -> PyResult<Ref<
     }
 }
 
-fn acquire_async(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
+fn acquire_lock_async(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let lock = awaitable_lock(py, this)?;
     match of(this).kind(py)? {
-        Kind::Plain(_) => lock::acquire_async(py, lock, given),
-        _ => rlock::acquire_async(py, lock, given),
+        Kind::Plain(_) => acquire_async::<Lock>(py, lock, given),
+        _ => acquire_async::<RLock>(py, lock, given),
     }
 }
 
@@ -638,7 +641,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
                 method!(c"wait", c"wait($self, /, timeout=None)\n--\n\nRelease the lock, wait until notified, and acquire the lock again.\n\ntimeout: seconds to wait at most; None waits without limit. Returns True, or False if the time was up.\nRaises RuntimeError if the caller does not hold the lock. An exception of a signal handler ends the wait as\nsoon as the lock is acquired again. See threading.Condition.wait in CPython's documentation.", keywords, wait_),
                 method!(c"notify", c"notify($self, /, n=1)\n--\n\nWake n of those who wait, those who came first.\n\nRaises RuntimeError if the caller does not hold the lock. See threading.Condition.notify in CPython's\ndocumentation.", keywords notify_nobody, notify),
                 method!(c"notify_all", c"notify_all($self, /)\n--\n\nWake all who wait. Raises RuntimeError if the caller does not hold the lock.", noargs notify_nobody, notify_all),
-                method!(c"acquire_async", c"acquire_async($self, /, blocking=True, timeout=-1)\n--\n\nacquire() to be awaited. Raises TypeError if the lock is none of ropewalk's, which cannot be awaited.", keywords, acquire_async),
+                method!(c"acquire_async", c"acquire_async($self, /, blocking=True, timeout=-1)\n--\n\nacquire() to be awaited. Raises TypeError if the lock is none of ropewalk's, which cannot be awaited.", keywords, acquire_lock_async),
                 method!(c"wait_async", c"wait_async($self, /, timeout=None)\n--\n\nwait() to be awaited: same parameters, results and exceptions.\n\nA cancelled task passes a notification that was on its way to it on to the next who waits; it ends as soon as\nit holds the lock again. Raises TypeError if the lock is none of ropewalk's, which cannot be awaited.", keywords, wait_async),
                 method!(c"__aenter__", c"__aenter__($self, /)\n--\n\nAcquire the lock, to be awaited.", noargs, enter_async),
                 method!(c"__aexit__", c"__aexit__($self, /, *exc_info)\n--\n\nRelease the lock.", keywords, exit_async),

@@ -2,7 +2,6 @@
 
 use std::ffi::c_int;
 use std::sync::OnceLock;
-use std::task::Poll;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi;
@@ -10,12 +9,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use ropewalk_wait::Ticket;
 
+use super::acquire::{self, Lockable, acquire_async, wait_for};
 use super::holder::{Held, Holder};
 use super::look;
 use crate::heap::{self, Arguments, Quick, RawType, Ref, Returned, method};
 use crate::native::{self, Body, Description, body, raw_body};
 use crate::object::Obj;
-use crate::wait::{self, Operation, Timeout, Waiter, awaitable, block, settled};
+use crate::wait::{Timeout, Waiter, settled};
 
 /// The body of a `Lock`.
 #[derive(Default)]
@@ -58,51 +58,15 @@ impl Body for Lock {
     }
 }
 
-/// `acquire`, of one who has to wait.
-#[derive(Default)]
-pub(super) struct Acquire {
-    place: Option<Ticket>,
-    /// For `async with`, whose result is `None`, as asyncio's own.
-    entering: bool,
-}
+impl Lockable for Lock {
+    const NAMES: [&'static str; 2] = ["Lock.acquire_async", "Lock.__aenter__"];
 
-impl Acquire {
-    /// For `async with`.
-    pub(super) fn entering() -> Self {
-        Self {
-            place: None,
-            entering: true,
-        }
+    fn poll(&self, py: Python<'_>, place: &mut Option<Ticket>, who: &Waiter) -> PyResult<bool> {
+        Ok(self.held.poll(py, place, who, &Holder::of(py, who)))
     }
 
-    fn taken(&self, py: Python<'_>) -> PyResult<Poll<Obj>> {
-        if self.entering {
-            return Ok(Poll::Ready(py.None().into_bound(py).into()));
-        }
-        wait::ready(py, true)
-    }
-}
-
-impl Operation for Acquire {
-    fn poll(&mut self, py: Python<'_>, target: Ref<'_, '_>, who: &Waiter) -> PyResult<Poll<Obj>> {
-        let held = &of(target).held;
-        let holder = Holder::of(py, who);
-        if held.poll(py, &mut self.place, who, &holder) {
-            return self.taken(py);
-        }
-        Ok(Poll::Pending)
-    }
-
-    fn expire(&mut self, py: Python<'_>, target: Ref<'_, '_>) -> PyResult<Option<Obj>> {
-        self.leave(py, target);
-        Ok(Some(wait::boolean(py, false)))
-    }
-
-    fn leave(&mut self, py: Python<'_>, target: Ref<'_, '_>) -> bool {
-        if let Some(ticket) = self.place.take() {
-            of(target).held.leave(py, &ticket);
-        }
-        true
+    fn leave(&self, py: Python<'_>, ticket: &Ticket) {
+        self.held.leave(py, ticket);
     }
 }
 
@@ -136,22 +100,14 @@ pub(super) fn acquire(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_
     if of(this).held.take(py) {
         return heap::boolean(py, true);
     }
-    wait_for(py, this, timeout)
-}
-
-#[cold]
-fn wait_for(py: Python<'_>, this: Ref<'_, '_>, timeout: Timeout) -> Returned {
-    if timeout == Timeout::Now {
-        return heap::boolean(py, false);
-    }
-    Ok(block(py, this, &mut Acquire::default(), timeout)?.into_ptr())
+    wait_for::<Lock>(py, this, timeout)
 }
 
 pub(super) fn enter(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     if of(this).held.take(py) {
         return heap::boolean(py, true);
     }
-    wait_for(py, this, Timeout::Forever)
+    wait_for::<Lock>(py, this, Timeout::Forever)
 }
 
 pub(super) fn release(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
@@ -169,22 +125,11 @@ fn locked(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     heap::boolean(py, of(this).held.is_held(py))
 }
 
-pub(super) fn acquire_async(
-    py: Python<'_>,
-    this: Ref<'_, '_>,
-    given: Arguments<'_, '_>,
-) -> Returned {
-    let timeout = Timeout::of_acquire(py, given)?;
-    let operation = Box::new(Acquire::default());
-    Ok(awaitable(py, this, operation, timeout, "Lock.acquire_async")?.into_ptr())
-}
-
 pub(super) fn enter_async(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     if of(this).held.take_for_task(py) {
         return settled(py);
     }
-    let operation = Box::new(Acquire::entering());
-    Ok(awaitable(py, this, operation, Timeout::Forever, "Lock.__aenter__")?.into_ptr())
+    acquire::enter_async::<Lock>(py, this)
 }
 
 pub(super) fn exit_async(py: Python<'_>, this: Ref<'_, '_>, _given: Arguments<'_, '_>) -> Returned {
@@ -236,7 +181,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
                 method!(c"locked", LOCKED, noargs, locked),
                 method!(c"__enter__", c"__enter__($self, /)\n--\n\nLock the lock.", noargs take, enter),
                 method!(c"__exit__", c"__exit__($self, /, *exc_info)\n--\n\nUnlock the lock.", exit free, exit),
-                method!(c"acquire_async", c"acquire_async($self, /, blocking=True, timeout=-1)\n--\n\nacquire() to be awaited: the coroutine waits, its event loop goes on.\n\nSame parameters, results and exceptions. A cancellation takes nothing: a lock that was on its way to the\ncancelled task goes to the next who waits. Raises RuntimeError if it has to wait and no event loop runs.", keywords, acquire_async),
+                method!(c"acquire_async", c"acquire_async($self, /, blocking=True, timeout=-1)\n--\n\nacquire() to be awaited: the coroutine waits, its event loop goes on.\n\nSame parameters, results and exceptions. A cancellation takes nothing: a lock that was on its way to the\ncancelled task goes to the next who waits. Raises RuntimeError if it has to wait and no event loop runs.", keywords, acquire_async::<Lock>),
                 method!(c"__aenter__", c"__aenter__($self, /)\n--\n\nLock the lock, to be awaited.", noargs, enter_async),
                 method!(c"__aexit__", c"__aexit__($self, /, *exc_info)\n--\n\nUnlock the lock.", keywords, exit_async),
                 method!(c"statistics", c"statistics($self, /)\n--\n\nReturn a LockStatistics: whether it is locked, who holds it, who waits for it. Thread-safe.", noargs, statistics),

@@ -3,6 +3,7 @@
 //! Each is a [native](crate::native) type. A method first tries without waiting, which is all that an uncontended
 //! call does; only then it makes an [operation](crate::wait::Operation), to block on or to be awaited.
 
+mod acquire;
 mod arguments;
 mod barrier;
 mod condition;

@@ -3,7 +3,6 @@
 use std::ffi::c_int;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
 
 use pyo3::exceptions::{PyDeprecationWarning, PyOverflowError, PyRuntimeError};
 use pyo3::ffi;
@@ -12,12 +11,13 @@ use pyo3::types::{PyDict, PyTuple};
 use ropewalk_sys::fork;
 use ropewalk_wait::Ticket;
 
+use super::acquire::{self, Lockable, acquire_async, wait_for};
 use super::holder::{Held, Holder};
 use super::look;
 use crate::heap::{self, Arguments, Quick, RawType, Ref, Returned, method};
 use crate::native::{self, Body, Description, body, raw_body};
 use crate::object::Obj;
-use crate::wait::{self, Operation, Timeout, Waiter, awaitable, block, settled};
+use crate::wait::{Timeout, Waiter, settled};
 
 /// The body of an `RLock`.
 #[derive(Default)]
@@ -132,7 +132,7 @@ impl RLock {
     }
 
     /// Takes the lock for a waiter, `saved.count` times, or gives it a place.
-    pub(super) fn poll(
+    pub(super) fn poll_as(
         &self,
         py: Python<'_>,
         place: &mut Option<Ticket>,
@@ -144,10 +144,6 @@ impl RLock {
             self.count.store(saved.count, Ordering::Relaxed);
         }
         taken
-    }
-
-    pub(super) fn leave(&self, py: Python<'_>, ticket: &Ticket) {
-        self.held.leave(py, ticket);
     }
 
     /// Whether the caller holds it: this thread, or the task that runs in it.
@@ -195,56 +191,20 @@ fn number_of_task(py: Python<'_>, holder: usize) -> usize {
     }
 }
 
-/// `acquire`, of one who has to wait.
-#[derive(Default)]
-pub(super) struct Acquire {
-    place: Option<Ticket>,
-    /// For `async with`, whose result is `None`, as asyncio's own.
-    entering: bool,
-}
+impl Lockable for RLock {
+    const NAMES: [&'static str; 2] = ["RLock.acquire_async", "RLock.__aenter__"];
 
-impl Acquire {
-    /// For `async with`.
-    pub(super) fn entering() -> Self {
-        Self {
-            place: None,
-            entering: true,
-        }
-    }
-
-    fn taken(&self, py: Python<'_>) -> PyResult<Poll<Obj>> {
-        if self.entering {
-            return Ok(Poll::Ready(py.None().into_bound(py).into()));
-        }
-        wait::ready(py, true)
-    }
-}
-
-impl Operation for Acquire {
-    fn poll(&mut self, py: Python<'_>, target: Ref<'_, '_>, who: &Waiter) -> PyResult<Poll<Obj>> {
-        let lock = of(target);
+    fn poll(&self, py: Python<'_>, place: &mut Option<Ticket>, who: &Waiter) -> PyResult<bool> {
         let holder = Holder::of(py, who);
-        if lock.held.holder() == holder.number() {
-            lock.again()?;
-            return self.taken(py);
+        if self.held.holder() == holder.number() {
+            self.again()?;
+            return Ok(true);
         }
-        let saved = Saved::once(holder);
-        if lock.poll(py, &mut self.place, who, &saved) {
-            return self.taken(py);
-        }
-        Ok(Poll::Pending)
+        Ok(self.poll_as(py, place, who, &Saved::once(holder)))
     }
 
-    fn expire(&mut self, py: Python<'_>, target: Ref<'_, '_>) -> PyResult<Option<Obj>> {
-        self.leave(py, target);
-        Ok(Some(wait::boolean(py, false)))
-    }
-
-    fn leave(&mut self, py: Python<'_>, target: Ref<'_, '_>) -> bool {
-        if let Some(ticket) = self.place.take() {
-            of(target).leave(py, &ticket);
-        }
-        true
+    fn leave(&self, py: Python<'_>, ticket: &Ticket) {
+        self.held.leave(py, ticket);
     }
 }
 
@@ -299,22 +259,14 @@ pub(super) fn acquire(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_
     if of(this).take(py)? {
         return heap::boolean(py, true);
     }
-    wait_for(py, this, timeout)
-}
-
-#[cold]
-fn wait_for(py: Python<'_>, this: Ref<'_, '_>, timeout: Timeout) -> Returned {
-    if timeout == Timeout::Now {
-        return heap::boolean(py, false);
-    }
-    Ok(block(py, this, &mut Acquire::default(), timeout)?.into_ptr())
+    wait_for::<RLock>(py, this, timeout)
 }
 
 pub(super) fn enter(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     if of(this).take(py)? {
         return heap::boolean(py, true);
     }
-    wait_for(py, this, Timeout::Forever)
+    wait_for::<RLock>(py, this, Timeout::Forever)
 }
 
 pub(super) fn release(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
@@ -330,22 +282,11 @@ fn locked(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     heap::boolean(py, of(this).held.is_held(py))
 }
 
-pub(super) fn acquire_async(
-    py: Python<'_>,
-    this: Ref<'_, '_>,
-    given: Arguments<'_, '_>,
-) -> Returned {
-    let timeout = Timeout::of_acquire(py, given)?;
-    let operation = Box::new(Acquire::default());
-    Ok(awaitable(py, this, operation, timeout, "RLock.acquire_async")?.into_ptr())
-}
-
 pub(super) fn enter_async(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     if of(this).take_for_task(py)? {
         return settled(py);
     }
-    let operation = Box::new(Acquire::entering());
-    Ok(awaitable(py, this, operation, Timeout::Forever, "RLock.__aenter__")?.into_ptr())
+    acquire::enter_async::<RLock>(py, this)
 }
 
 pub(super) fn exit_async(py: Python<'_>, this: Ref<'_, '_>, _given: Arguments<'_, '_>) -> Returned {
@@ -386,7 +327,8 @@ fn acquire_restore(py: Python<'_>, this: Ref<'_, '_>, state: Ref<'_, '_>) -> Ret
     let (count, holder): (usize, usize) = state.extract()?;
     let lock = of(this);
     if !lock.held.take(py) {
-        block(py, this, &mut Acquire::default(), Timeout::Forever)?;
+        // SAFETY: a new reference to True, which is of no use.
+        drop(unsafe { Obj::from_owned(wait_for::<RLock>(py, this, Timeout::Forever)?) });
     }
     lock.count.store(count, Ordering::Relaxed);
     if Holder::is_task(holder) {
@@ -440,7 +382,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
                 method!(c"locked", c"locked($self, /)\n--\n\nReturn whether anybody holds the lock.", noargs, locked),
                 method!(c"__enter__", c"__enter__($self, /)\n--\n\nLock the lock.", noargs take, enter),
                 method!(c"__exit__", c"__exit__($self, /, *exc_info)\n--\n\nUnlock the lock once.", exit free, exit),
-                method!(c"acquire_async", c"acquire_async($self, /, blocking=True, timeout=-1)\n--\n\nacquire() to be awaited: the running task becomes the holder, its event loop goes on.\n\nSame parameters, results and exceptions. A cancellation takes nothing: a lock that was on its way to the\ncancelled task goes to the next who waits. Raises RuntimeError if it has to wait and no event loop runs.", keywords, acquire_async),
+                method!(c"acquire_async", c"acquire_async($self, /, blocking=True, timeout=-1)\n--\n\nacquire() to be awaited: the running task becomes the holder, its event loop goes on.\n\nSame parameters, results and exceptions. A cancellation takes nothing: a lock that was on its way to the\ncancelled task goes to the next who waits. Raises RuntimeError if it has to wait and no event loop runs.", keywords, acquire_async::<RLock>),
                 method!(c"__aenter__", c"__aenter__($self, /)\n--\n\nLock the lock, to be awaited.", noargs, enter_async),
                 method!(c"__aexit__", c"__aexit__($self, /, *exc_info)\n--\n\nUnlock the lock once.", keywords, exit_async),
                 method!(c"statistics", c"statistics($self, /)\n--\n\nReturn an RLockStatistics: whether it is locked, who holds it, who waits for it, and how often the holder has\nacquired it. Thread-safe.", noargs, statistics),
