@@ -2,20 +2,46 @@
 //! function.
 //!
 //! The same from outside (`await`, `create_task`, `wait_for`, `send`, `throw`, `close`, the warning if nobody awaits
-//! it), and no frame inside. What a kind of them does when it is driven is its [`Coroutine`]; it waits as every
-//! coroutine does, by yielding a future to the task that drives it.
+//! it), and no frame inside. A kind of them is a [`Coroutine`]: what an object of it holds, and what it does when it is
+//! driven. It waits as every coroutine does, by yielding a future to the task that drives it.
 
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::sync::OnceLock;
 
-use pyo3::exceptions::{PyRuntimeWarning, PyStopIteration, PyTypeError};
+use pyo3::exceptions::{PyImportError, PyRuntimeWarning, PyStopIteration, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::call::call_function;
-use crate::heap::{self, Arguments, Ref, Returned};
+use crate::heap::{self, Arguments, Plan, RawType, Ref, Returned};
 use crate::object::Obj;
 use crate::returning;
+use crate::spare::Spare;
+
+/// Room for an instance of `object`: 16 bytes, 32 free-threaded.
+const HEADER: usize = 32;
+
+#[repr(C)]
+struct Object<C> {
+    header: [u64; HEADER / 8],
+    body: C,
+}
+
+/// What there is once of a kind of coroutine: its type, and the memory of its dead objects.
+pub(crate) struct Kept {
+    class: OnceLock<RawType>,
+    spare: Spare,
+}
+
+impl Kept {
+    pub(crate) const fn new() -> Self {
+        Self {
+            class: OnceLock::new(),
+            spare: Spare::new(),
+        }
+    }
+}
 
 /// What driving a coroutine came to.
 pub(crate) enum Step {
@@ -26,8 +52,11 @@ pub(crate) enum Step {
     Done,
 }
 
-/// A kind of native coroutine.
-pub(crate) trait Coroutine {
+/// A kind of native coroutine: what an object of it holds.
+pub(crate) trait Coroutine: Sized + 'static {
+    /// What there is once of it.
+    fn kept() -> &'static Kept;
+
     /// Goes on to the next wait, or to the end.
     fn step(py: Python<'_>, this: Ref<'_, '_>) -> PyResult<Step>;
 
@@ -38,7 +67,91 @@ pub(crate) trait Coroutine {
     fn close(py: Python<'_>, this: Ref<'_, '_>) -> PyResult<()>;
 
     /// The qualified name of the method that made it.
-    fn name(this: Ref<'_, '_>) -> &'static str;
+    fn name(&self) -> &'static str;
+
+    /// Whether nobody has awaited it.
+    fn is_new(&self) -> bool;
+
+    /// Nobody refers to it any more: what it waits for it leaves.
+    fn forgotten(&mut self, _py: Python<'_>) {}
+
+    /// Shows what it refers to to the collector, until that has seen enough (not 0).
+    fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int;
+
+    /// What may be part of a cycle.
+    type Held;
+
+    /// Takes that out, to be dropped when the object is whole again.
+    fn clear(&mut self) -> Self::Held;
+}
+
+/// A new coroutine.
+#[inline]
+pub(crate) fn make<C: Coroutine>(py: Python<'_>, body: C) -> PyResult<Obj> {
+    let kept = C::kept();
+    let class = kept
+        .class
+        .get()
+        .ok_or_else(|| PyImportError::new_err("ropewalk._core is not initialised"))?;
+    let object = kept.spare.take(py, class)?;
+    // SAFETY: fresh memory of the type's size, seen by nobody; nothing is dropped by the write.
+    unsafe {
+        (&raw mut (*object.cast::<Object<C>>()).body).write(body);
+        ffi::PyObject_GC_Track(object.cast());
+        Obj::from_owned(object).ok_or_else(|| PyErr::fetch(py))
+    }
+}
+
+/// Looks into a coroutine, which is of this kind. No Python code runs in `f`.
+#[inline]
+pub(crate) fn body<C: Coroutine, R>(this: Ref<'_, '_>, f: impl FnOnce(&mut C) -> R) -> R {
+    let object = this.as_ptr().cast::<Object<C>>();
+    pyo3::sync::critical_section::with_critical_section(&this, || {
+        // SAFETY: the GIL or the critical section makes us the only one inside, and `f` runs no Python code
+        // that could come back here.
+        f(unsafe { &mut (*object).body })
+    })
+}
+
+/// Makes the type of a kind of coroutine and puts it into the module.
+pub(crate) fn register<C: Coroutine>(
+    module: &Bound<'_, PyModule>,
+    name: &'static CStr,
+    doc: &'static CStr,
+    methods: Vec<ffi::PyMethodDef>,
+    getters: Vec<ffi::PyGetSetDef>,
+    mut slots: Vec<(c_int, *mut c_void)>,
+) -> PyResult<()> {
+    let py = module.py();
+    let object: Bound<'_, PyType> = py.import("builtins")?.getattr("object")?.cast_into()?;
+    slots.extend([
+        (ffi::Py_am_await, itself as *mut c_void),
+        (ffi::Py_am_send, send_slot::<C> as *mut c_void),
+        (ffi::Py_tp_iter, itself as *mut c_void),
+        (ffi::Py_tp_iternext, next::<C> as *mut c_void),
+    ]);
+    let raw = RawType::new(
+        &object,
+        Plan {
+            name,
+            doc,
+            header: HEADER,
+            size: size_of::<Object<C>>(),
+            subclassable: false,
+            methods,
+            getters,
+            dealloc: dealloc::<C>,
+            traverse: traverse::<C>,
+            clear: clear::<C>,
+            slots,
+        },
+    )?;
+    let class = C::kept().class.get_or_init(|| raw).bind(py);
+    // `create_task` and `asyncio.run` ask for this.
+    py.import("collections.abc")?
+        .getattr("Coroutine")?
+        .call_method1("register", (&class,))?;
+    module.add(class.name()?, class)
 }
 
 /// The methods that `types.CoroutineType` has, for a kind of coroutine.
@@ -64,27 +177,6 @@ macro_rules! getters {
     };
 }
 pub(crate) use getters;
-
-/// The slots by which `await`, `for` and a task drive it.
-pub(crate) fn slots<C: Coroutine>() -> Vec<(std::ffi::c_int, *mut c_void)> {
-    vec![
-        (ffi::Py_am_await, itself as *mut c_void),
-        (ffi::Py_am_send, send_slot::<C> as *mut c_void),
-        (ffi::Py_tp_iter, itself as *mut c_void),
-        (ffi::Py_tp_iternext, next::<C> as *mut c_void),
-    ]
-}
-
-/// Tells `collections.abc`, which `create_task` and `asyncio.run` ask; by the name under which every interpreter has it
-/// loaded at its start.
-pub(crate) fn announce(class: &Bound<'_, PyType>) -> PyResult<()> {
-    class
-        .py()
-        .import("_collections_abc")?
-        .getattr("Coroutine")?
-        .call_method1("register", (class,))
-        .map(drop)
-}
 
 /// `__await__`, `__iter__`: the call drives itself.
 unsafe extern "C" fn itself(call: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -190,18 +282,19 @@ pub(crate) fn awaited(_py: Python<'_>, call: Ref<'_, '_>) -> Returned {
 }
 
 pub(crate) fn name<C: Coroutine>(py: Python<'_>, call: Ref<'_, '_>) -> Returned {
-    let name = C::name(call);
+    let name = body::<C, _>(call, |body| body.name());
     let name = name.rsplit('.').next().unwrap_or(name);
     Ok(name.into_pyobject(py)?.into_any().into_ptr())
 }
 
 pub(crate) fn qualified_name<C: Coroutine>(py: Python<'_>, call: Ref<'_, '_>) -> Returned {
-    Ok(C::name(call).into_pyobject(py)?.into_any().into_ptr())
+    let name = body::<C, _>(call, |body| body.name());
+    Ok(name.into_pyobject(py)?.into_any().into_ptr())
 }
 
 /// Says so if a call that nobody awaited is thrown away: most likely an `await` is missing.
 #[cold]
-pub(crate) fn never_awaited(py: Python<'_>, name: &str) {
+fn never_awaited(py: Python<'_>, name: &str) {
     let pending = PyErr::take(py);
     let text = format!("coroutine '{name}' was never awaited");
     let warned = CString::new(text)
@@ -221,4 +314,55 @@ pub(crate) fn yielded(py: Python<'_>, future: Obj) -> PyResult<Step> {
         .bind(py)
         .setattr(pyo3::intern!(py, "_asyncio_future_blocking"), true)?;
     Ok(Step::Yield(future))
+}
+
+unsafe extern "C" fn dealloc<C: Coroutine>(object: *mut ffi::PyObject) {
+    // SAFETY: CPython calls this once, on the last reference, with the thread attached.
+    unsafe {
+        let py = Python::assume_attached();
+        ffi::PyObject_GC_UnTrack(object.cast());
+        let body = &raw mut (*object.cast::<Object<C>>()).body;
+        if (*body).is_new() {
+            never_awaited(py, (*body).name());
+        }
+        (*body).forgotten(py);
+        std::ptr::drop_in_place(body);
+        let kept = C::kept();
+        if let Some(class) = kept.class.get() {
+            kept.spare.give(py, object, class);
+        }
+    }
+}
+
+unsafe extern "C" fn traverse<C: Coroutine>(
+    object: *mut ffi::PyObject,
+    visit: ffi::visitproc,
+    arg: *mut c_void,
+) -> c_int {
+    // SAFETY: the collector traverses live, tracked objects, whose body is written; it stops the world
+    // where there is no GIL.
+    unsafe {
+        let answer = visit(ffi::Py_TYPE(object).cast(), arg);
+        if answer != 0 {
+            return answer;
+        }
+        let body = &(*object.cast::<Object<C>>()).body;
+        body.visit(&mut |held| visit(held.as_ptr(), arg))
+    }
+}
+
+unsafe extern "C" fn clear<C: Coroutine>(object: *mut ffi::PyObject) -> c_int {
+    // SAFETY: the collector clears an unreachable but live object, attached.
+    let taken = unsafe { (*object.cast::<Object<C>>()).body.clear() };
+    drop(taken);
+    0
+}
+
+/// Shows those that are there to the collector, until it has seen enough.
+pub(crate) fn visit_all<'a>(
+    held: impl IntoIterator<Item = &'a Option<Obj>>,
+    visit: &mut dyn FnMut(&Obj) -> c_int,
+) -> c_int {
+    let answers = held.into_iter().flatten().map(visit);
+    answers.into_iter().find(|answer| *answer != 0).unwrap_or(0)
 }

@@ -4,33 +4,22 @@
 //! It is a native [coroutine](crate::coroutine). A call looks at the stream only when it is driven: until then nothing
 //! is taken, so a call that is cancelled before it began, or while it waits, takes nothing.
 
-use std::ffi::c_void;
-use std::sync::OnceLock;
+use std::ffi::c_int;
 
-use pyo3::exceptions::{PyImportError, PyRuntimeError, PyStopAsyncIteration, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
-use pyo3::{ffi, intern};
 
 use super::Stream;
 use super::buffer::new_bytes;
 use super::work::{Found, Work};
 use crate::call::call_method;
-use crate::coroutine::{self, Coroutine, Step};
-use crate::heap::{self, Plan, RawType, Ref};
+use crate::coroutine::{self, Coroutine, Kept, Step};
+use crate::heap::Ref;
 use crate::object::Obj;
-use crate::spare::Spare;
 
-/// Room for an instance of `object`: 16 bytes, 32 free-threaded.
-const HEADER: usize = 32;
-
-#[repr(C)]
-struct CallObject {
-    header: [u64; HEADER / 8],
-    body: Body,
-}
-
-struct Body {
+/// A call of a stream's method.
+struct StreamCall {
     /// The reader (of `drain()`, the writer), which must live as long as somebody waits for it.
     reader: Option<Obj>,
     state: State,
@@ -50,12 +39,6 @@ enum State {
     Ended,
 }
 
-/// A call of a stream's method, as a kind of coroutine.
-struct StreamCall;
-
-static CLASS: OnceLock<RawType> = OnceLock::new();
-static SPARE: Spare = Spare::new();
-
 /// A new call.
 #[inline]
 pub(super) fn make(
@@ -64,32 +47,21 @@ pub(super) fn make(
     work: Work,
     name: &'static str,
 ) -> PyResult<Obj> {
-    let class = CLASS
-        .get()
-        .ok_or_else(|| PyImportError::new_err("ropewalk._core is not initialised"))?;
-    let object = SPARE.take(py, class)?;
-    // SAFETY: fresh memory of the type's size, seen by nobody; nothing is dropped by the write.
-    unsafe {
-        (&raw mut (*object.cast::<CallObject>()).body).write(Body {
-            reader: Some(Obj::from_borrowed(reader.as_ptr())),
+    coroutine::make(
+        py,
+        StreamCall {
+            reader: Some(reader.to_owned().into()),
             state: State::New(work),
             waiter: None,
             name,
-        });
-        ffi::PyObject_GC_Track(object.cast());
-        Obj::from_owned(object).ok_or_else(|| PyErr::fetch(py))
-    }
+        },
+    )
 }
 
 /// Looks into a call. No Python code runs in `f`.
 #[inline]
-fn body<R>(call: Ref<'_, '_>, f: impl FnOnce(&mut Body) -> R) -> R {
-    let object = call.as_ptr().cast::<CallObject>();
-    pyo3::sync::critical_section::with_critical_section(&call, || {
-        // SAFETY: the GIL or the critical section makes us the only one inside, and `f` runs no Python code
-        // that could come back here.
-        f(unsafe { &mut (*object).body })
-    })
+fn body<R>(call: Ref<'_, '_>, f: impl FnOnce(&mut StreamCall) -> R) -> R {
+    coroutine::body(call, f)
 }
 
 /// Drives a call.
@@ -229,6 +201,11 @@ fn end(py: Python<'_>, call: Ref<'_, '_>) -> PyResult<()> {
 }
 
 impl Coroutine for StreamCall {
+    fn kept() -> &'static Kept {
+        static KEPT: Kept = Kept::new();
+        &KEPT
+    }
+
     #[inline]
     fn step(py: Python<'_>, call: Ref<'_, '_>) -> PyResult<Step> {
         step(py, call)
@@ -243,86 +220,40 @@ impl Coroutine for StreamCall {
         end(py, call)
     }
 
-    fn name(call: Ref<'_, '_>) -> &'static str {
-        body(call, |body| body.name)
+    fn name(&self) -> &'static str {
+        self.name
     }
-}
 
-pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let py = module.py();
-    let object: Bound<'_, PyType> = py.import("builtins")?.getattr("object")?.cast_into()?;
-    let raw = RawType::new(
-        &object,
-        Plan {
-            name: c"ropewalk._core.StreamCall",
-            doc: c"A call of a stream's method, to be awaited once.",
-            header: HEADER,
-            size: size_of::<CallObject>(),
-            subclassable: false,
-            methods: coroutine::methods!(StreamCall),
-            getters: coroutine::getters!(StreamCall),
-            dealloc,
-            traverse,
-            clear,
-            slots: coroutine::slots::<StreamCall>(),
-        },
-    )?;
-    let class = CLASS.get_or_init(|| raw).bind(py);
-    coroutine::announce(&class)?;
-    module.add("StreamCall", class)
-}
+    fn is_new(&self) -> bool {
+        matches!(self.state, State::New(_))
+    }
 
-unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
-    // SAFETY: CPython calls this once, on the last reference to a call, with the thread attached.
-    unsafe {
-        let py = Python::assume_attached();
-        ffi::PyObject_GC_UnTrack(object.cast());
-        let body = &raw mut (*object.cast::<CallObject>()).body;
-        if matches!((*body).state, State::New(_)) {
-            coroutine::never_awaited(py, (*body).name);
-        }
-        if let (Some(reader), Some(waiter)) = (&(*body).reader, &(*body).waiter)
+    fn forgotten(&mut self, py: Python<'_>) {
+        if let (Some(reader), Some(waiter)) = (&self.reader, &self.waiter)
             && let Ok(stream) = Stream::of(reader.bind(py))
         {
             stream.get().leave(py, waiter);
         }
-        std::ptr::drop_in_place(body);
-        if let Some(class) = CLASS.get() {
-            SPARE.give(py, object, class);
-        }
+    }
+
+    fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int {
+        coroutine::visit_all([&self.reader, &self.waiter], visit)
+    }
+
+    type Held = [Option<Obj>; 2];
+
+    fn clear(&mut self) -> Self::Held {
+        [self.reader.take(), self.waiter.take()]
     }
 }
 
-unsafe extern "C" fn traverse(
-    object: *mut ffi::PyObject,
-    visit: ffi::visitproc,
-    arg: *mut c_void,
-) -> std::ffi::c_int {
-    let Some(class) = CLASS.get() else { return 0 };
-    // SAFETY: the collector traverses live, tracked objects, whose body is written; it stops the world
-    // where there is no GIL.
-    unsafe {
-        let answer = class.visit_slots(object, visit, arg);
-        if answer != 0 {
-            return answer;
-        }
-        let body = &(*object.cast::<CallObject>()).body;
-        for held in [&body.reader, &body.waiter] {
-            let answer = heap::visit_object(held.as_ref(), visit, arg);
-            if answer != 0 {
-                return answer;
-            }
-        }
-    }
-    0
-}
-
-unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> std::ffi::c_int {
-    // SAFETY: the collector clears an unreachable but live call. What is taken out is dropped last, when the
-    // call is whole again.
-    unsafe {
-        let body = &mut (*object.cast::<CallObject>()).body;
-        drop((body.reader.take(), body.waiter.take()));
-    }
-    0
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    coroutine::register::<StreamCall>(
+        module,
+        c"ropewalk._core.StreamCall",
+        c"A call of a stream's method, to be awaited once.",
+        coroutine::methods!(StreamCall),
+        coroutine::getters!(StreamCall),
+        vec![],
+    )
 }

@@ -6,36 +6,25 @@
 //! polled in the task, so a cancellation that comes between the waking and the polling takes nothing with it:
 //! the operation leaves, and what it was told is passed on.
 
-use std::ffi::{c_int, c_void};
-use std::sync::OnceLock;
+use std::ffi::c_int;
 use std::task::Poll;
 
-use pyo3::exceptions::{PyGeneratorExit, PyImportError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyGeneratorExit, PyRuntimeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyType;
-use pyo3::{ffi, intern};
 use ropewalk_sys::clock::{self, SECOND};
 use ropewalk_sys::fork;
 
 use super::task::{current_task, running_loop};
 use super::{Operation, Timeout, Waiter};
 use crate::call::call_method;
-use crate::coroutine::{self, Coroutine, Step};
-use crate::heap::{self, Plan, RawType, Ref, getter};
+use crate::coroutine::{self, Coroutine, Kept, Step};
+use crate::heap::{self, Ref, getter};
 use crate::object::Obj;
-use crate::spare::Spare;
 
-/// Room for an instance of `object`: 16 bytes, 32 free-threaded.
-const HEADER: usize = 32;
-
-#[repr(C)]
-struct WaitObject {
-    header: [u64; HEADER / 8],
-    body: Body,
-}
-
-struct Body {
+/// A call of a primitive's method.
+struct Wait {
     /// What the method was called on.
     target: Option<Obj>,
     state: State,
@@ -73,12 +62,6 @@ enum State {
     Ended,
 }
 
-/// A call of a primitive's method, as a kind of coroutine.
-struct Wait;
-
-static CLASS: OnceLock<RawType> = OnceLock::new();
-static SPARE: Spare = Spare::new();
-
 /// The awaitable of a call of the method `name` (qualified) on `target`.
 pub(crate) fn awaitable(
     py: Python<'_>,
@@ -87,34 +70,23 @@ pub(crate) fn awaitable(
     timeout: Timeout,
     name: &'static str,
 ) -> PyResult<Obj> {
-    let class = CLASS
-        .get()
-        .ok_or_else(|| PyImportError::new_err("ropewalk._core is not initialised"))?;
-    let object = SPARE.take(py, class)?;
-    // SAFETY: fresh memory of the type's size, seen by nobody; nothing is dropped by the write.
-    unsafe {
-        (&raw mut (*object.cast::<WaitObject>()).body).write(Body {
-            target: Some(Obj::from_borrowed(target.as_ptr())),
+    coroutine::make(
+        py,
+        Wait {
+            target: Some(target.to_owned().into()),
             state: State::New(operation),
             timeout,
             pause: Pause::default(),
             raised: None,
             name,
-        });
-        ffi::PyObject_GC_Track(object.cast());
-        Obj::from_owned(object).ok_or_else(|| PyErr::fetch(py))
-    }
+        },
+    )
 }
 
 /// Looks into a wait. No Python code runs in `f`.
 #[inline]
-fn body<R>(wait: Ref<'_, '_>, f: impl FnOnce(&mut Body) -> R) -> R {
-    let object = wait.as_ptr().cast::<WaitObject>();
-    pyo3::sync::critical_section::with_critical_section(&wait, || {
-        // SAFETY: the GIL or the critical section makes us the only one inside, and `f` runs no Python code
-        // that could come back here.
-        f(unsafe { &mut (*object).body })
-    })
+fn body<R>(wait: Ref<'_, '_>, f: impl FnOnce(&mut Wait) -> R) -> R {
+    coroutine::body(wait, f)
 }
 
 /// Lets the task go on. False if its loop is closed.
@@ -340,6 +312,11 @@ fn start_timer(
 }
 
 impl Coroutine for Wait {
+    fn kept() -> &'static Kept {
+        static KEPT: Kept = Kept::new();
+        &KEPT
+    }
+
     #[inline]
     fn step(py: Python<'_>, wait: Ref<'_, '_>) -> PyResult<Step> {
         let (mut operation, target, _) = begin(wait)?;
@@ -383,12 +360,47 @@ impl Coroutine for Wait {
         if let Some(target) = target.filter(|_| !new) {
             operation.abandon(py, target.bind(py));
         }
-        body(wait, |body| body.raised = None);
+        let raised = body(wait, |body| body.raised.take());
+        drop(raised);
         finish(py, wait, operation, Ok(Step::Done)).map(drop)
     }
 
-    fn name(wait: Ref<'_, '_>) -> &'static str {
-        body(wait, |body| body.name)
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn is_new(&self) -> bool {
+        matches!(self.state, State::New(_))
+    }
+
+    fn visit(&self, visit: &mut dyn FnMut(&Obj) -> c_int) -> c_int {
+        let pause = &self.pause;
+        let held = [
+            &self.target,
+            &pause.owner,
+            &pause.task,
+            &pause.future,
+            &pause.timer,
+        ];
+        match coroutine::visit_all(held, visit) {
+            0 => {}
+            answer => return answer,
+        }
+        match &self.state {
+            State::New(operation) | State::Begun(operation) => operation.visit(visit),
+            State::Running | State::Ended => 0,
+        }
+    }
+
+    type Held = (Option<Obj>, State, Pause, Option<PyErr>);
+
+    fn clear(&mut self) -> Self::Held {
+        (
+            self.target.take(),
+            std::mem::replace(&mut self.state, State::Ended),
+            std::mem::take(&mut self.pause),
+            self.raised.take(),
+        )
     }
 }
 
@@ -409,100 +421,14 @@ fn waited_for(py: Python<'_>, wait: Ref<'_, '_>) -> heap::Returned {
 
 /// Makes the type.
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let py = module.py();
-    let object: Bound<'_, PyType> = py.import("builtins")?.getattr("object")?.cast_into()?;
     let mut getters = coroutine::getters!(Wait);
     getters.push(getter!(c"target", waited_for));
-    let mut slots = coroutine::slots::<Wait>();
-    slots.push(heap::repr_slot!(repr));
-    let raw = RawType::new(
-        &object,
-        Plan {
-            name: c"ropewalk._core.Wait",
-            doc: c"A call of a method that may have to wait, to be awaited once. target is the object that it was called on.",
-            header: HEADER,
-            size: size_of::<WaitObject>(),
-            subclassable: false,
-            methods: coroutine::methods!(Wait),
-            getters,
-            dealloc,
-            traverse,
-            clear,
-            slots,
-        },
-    )?;
-    let class = CLASS.get_or_init(|| raw).bind(py);
-    coroutine::announce(&class)?;
-    module.add("Wait", class)
-}
-
-unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
-    // SAFETY: CPython calls this once, on the last reference to a wait, with the thread attached. So no line holds it,
-    // and its operation has nothing to leave.
-    unsafe {
-        let py = Python::assume_attached();
-        ffi::PyObject_GC_UnTrack(object.cast());
-        let body = &raw mut (*object.cast::<WaitObject>()).body;
-        if matches!((*body).state, State::New(_)) {
-            coroutine::never_awaited(py, (*body).name);
-        }
-        std::ptr::drop_in_place(body);
-        if let Some(class) = CLASS.get() {
-            SPARE.give(py, object, class);
-        }
-    }
-}
-
-unsafe extern "C" fn traverse(
-    object: *mut ffi::PyObject,
-    visit: ffi::visitproc,
-    arg: *mut c_void,
-) -> c_int {
-    let Some(class) = CLASS.get() else {
-        return 0;
-    };
-    // SAFETY: the collector traverses live, tracked objects, whose body is written; it stops the world
-    // where there is no GIL.
-    unsafe {
-        let answer = class.visit_slots(object, visit, arg);
-        if answer != 0 {
-            return answer;
-        }
-        let body = &(*object.cast::<WaitObject>()).body;
-        let pause = &body.pause;
-        for held in [
-            &body.target,
-            &pause.owner,
-            &pause.task,
-            &pause.future,
-            &pause.timer,
-        ] {
-            let answer = heap::visit_object(held.as_ref(), visit, arg);
-            if answer != 0 {
-                return answer;
-            }
-        }
-        match &body.state {
-            State::New(operation) | State::Begun(operation) => {
-                operation.visit(&mut |held| visit(held.as_ptr(), arg))
-            }
-            State::Running | State::Ended => 0,
-        }
-    }
-}
-
-unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
-    // SAFETY: the collector clears an unreachable but live wait. What is taken out is dropped last, when the wait is
-    // whole again.
-    unsafe {
-        let body = &mut (*object.cast::<WaitObject>()).body;
-        let state = std::mem::replace(&mut body.state, State::Ended);
-        drop((
-            body.target.take(),
-            std::mem::take(&mut body.pause),
-            body.raised.take(),
-            state,
-        ));
-    }
-    0
+    coroutine::register::<Wait>(
+        module,
+        c"ropewalk._core.Wait",
+        c"A call of a method that may have to wait, to be awaited once. target is the object that it was called on.",
+        coroutine::methods!(Wait),
+        getters,
+        vec![heap::repr_slot!(repr)],
+    )
 }
