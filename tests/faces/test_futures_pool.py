@@ -28,11 +28,15 @@ class Held:
     """Calls that last until they are let go."""
 
     def __init__(self) -> None:
-        self.begun = 0
+        self._begun: list[None] = []  # appended to, which no thread can come between
         self.go = threading.Event()
 
+    @property
+    def begun(self) -> int:
+        return len(self._begun)
+
     def __call__(self, *_: Any) -> str:
-        self.begun += 1
+        self._begun.append(None)
         assert self.go.wait(rig.PATIENCE)
         return "held"
 

@@ -217,8 +217,10 @@ def test_awaited(factory: Any) -> None:
         assert await ours.wait_async(futures, return_when=FIRST_COMPLETED) == ({futures[1]}, {futures[0], futures[2]})
         later(lambda: futures[0].set_exception(KeyError()))
         assert (await ours.wait_async(futures, None, FIRST_EXCEPTION)).not_done == {futures[2]}
+        coming = aiter(ours.as_completed_async(futures))
+        assert {await anext(coming), await anext(coming)} == set(futures[:2])
         later(lambda: futures[2].set_result(None))
-        assert [future async for future in ours.as_completed_async(futures)][-1] is futures[2]
+        assert [future async for future in coming] == futures[2:]
         assert await ours.wait_async(futures, return_when=ALL_COMPLETED) == (set(futures), set())
         futures = [Future() for _ in range(3)]
         with pytest.raises(TimeoutError, match=r"^3 \(of 3\) futures unfinished$"):
