@@ -180,8 +180,11 @@ fn of<'a>(this: Ref<'a, '_>) -> &'a Semaphore {
 }
 
 /// One call of `acquire`.
+#[derive(Default)]
 struct Acquire {
     place: Option<Ticket>,
+    /// For `async with`, whose result is `None`, as asyncio's own.
+    entering: bool,
 }
 
 impl Acquire {
@@ -206,10 +209,13 @@ impl Operation for Acquire {
             (permits.poll(&mut self.place, who), permits.next_call())
         });
         semaphore.wake(py, call);
-        if taken {
-            return ready(py, true);
+        if !taken {
+            return Ok(Poll::Pending);
         }
-        Ok(Poll::Pending)
+        if self.entering {
+            return Ok(Poll::Ready(py.None().into_bound(py).into()));
+        }
+        ready(py, true)
     }
 
     fn expire(&mut self, py: Python<'_>, target: Ref<'_, '_>) -> PyResult<Option<Obj>> {
@@ -285,22 +291,27 @@ fn acquire_slowly(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -
     }
     match asked.timeout()? {
         Timeout::Now => heap::boolean(py, false),
-        timeout => Ok(block(py, this, &mut Acquire { place: None }, timeout)?.into_ptr()),
+        timeout => Ok(block(py, this, &mut Acquire::default(), timeout)?.into_ptr()),
     }
 }
 
 fn acquire_async(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
     let timeout = Asked::of(py, "acquire_async", given)?.timeout()?;
-    begin(py, this, timeout, "Semaphore.acquire_async")
+    let acquire = Box::new(Acquire::default());
+    Ok(awaitable(py, this, acquire, timeout, "Semaphore.acquire_async")?.into_ptr())
 }
 
-fn begin(py: Python<'_>, this: Ref<'_, '_>, timeout: Timeout, name: &'static str) -> Returned {
-    let acquire = Box::new(Acquire { place: None });
-    Ok(awaitable(py, this, acquire, timeout, name)?.into_ptr())
-}
-
+/// `__aenter__`. A permit that lies open is taken at once: nothing can come between the call and the await.
 fn aenter(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
-    begin(py, this, Timeout::Forever, "Semaphore.__aenter__")
+    if of(this).permits.with(py, Permits::take) {
+        return settled(py);
+    }
+    let acquire = Box::new(Acquire {
+        place: None,
+        entering: true,
+    });
+    let name = "Semaphore.__aenter__";
+    Ok(awaitable(py, this, acquire, Timeout::Forever, name)?.into_ptr())
 }
 
 fn release(py: Python<'_>, this: Ref<'_, '_>, given: Arguments<'_, '_>) -> Returned {
