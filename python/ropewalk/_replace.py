@@ -75,7 +75,10 @@ class Replacement:
 
     def __str__(self) -> str:
         source = self.ours.__bases__[0] if isinstance(self.ours, StandIn) else self.ours
-        return f"{self.place}: {_full_name(getattr(source, '__func__', source))}"
+        name = _full_name(getattr(source, "__func__", source))
+        if not name.startswith("ropewalk."):  # a lock, which says that it is of `_thread`
+            name = f"ropewalk.{self.system.rpartition('.')[2]}.{self._name}"
+        return f"{self.place}: {name}"
 
     def __repr__(self) -> str:
         return f"<Replacement {self}>"

@@ -173,7 +173,8 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     native::register::<Lock>(
         module,
         Description {
-            name: c"ropewalk.threading.Lock",
+            // As of `RLock`.
+            name: c"_thread.Lock",
             doc: c"Lock()\n--\n\nA lock for threads and tasks: threading.Lock, which can also be awaited.\n\n`with lock` in a thread, `async with lock` in a coroutine, on the same object at once. A newcomer may\novertake those who sleep; nobody is overtaken again after having been woken for nothing once.\nThread-safe. See threading.Lock in CPython's documentation.",
             methods: vec![
                 method!(c"acquire", ACQUIRE, keywords take, acquire),

@@ -374,7 +374,9 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     native::register::<RLock>(
         module,
         Description {
-            name: c"ropewalk.threading.RLock",
+            // Of the module that CPython's is of: who asks that, as trio does, asks whether the lock may be taken
+            // between any two bytecodes, by a signal handler. This one may.
+            name: c"_thread.RLock",
             doc: c"RLock()\n--\n\nA reentrant lock for threads and tasks: threading.RLock, which can also be awaited.\n\nIts holder may acquire it again, and releases it as often. `with lock` makes the thread its holder,\n`async with lock` the task: two tasks of one thread exclude each other. Thread-safe. See threading.RLock in\nCPython's documentation.",
             methods: vec![
                 method!(c"acquire", c"acquire($self, /, blocking=True, timeout=-1)\n--\n\nLock the lock, waiting until it is free or the caller's own.\n\nblocking: False does not wait. timeout: seconds to wait at most; -1 waits without limit.\nReturns True if the lock was acquired, False if it was not. Raises ValueError for a negative timeout, or one\nwith blocking=False; OverflowError for more than threading.TIMEOUT_MAX. Thread-safe; a signal handler that\nraises ends the wait. See threading.RLock.acquire in CPython's documentation.", keywords take, acquire),
