@@ -49,7 +49,8 @@ class Run:
     cpu: float
     pages: int
     bytes: int
-    loop: str = ""
+    on: str = ""
+    """The class of the event loop or the pool that it ran on."""
 
 
 @dataclass
@@ -160,7 +161,7 @@ def notes(results: dict[str, Measured]) -> Iterator[str]:
     yield "Seconds, medians of alternating runs; ratio = ropewalk / plain, below 1 is less."
     for program, result in results.items():
         plain, ours = (result.runs[launcher] for launcher in LAUNCHERS)
-        code = f", on {plain[0].loop}, then on {ours[0].loop}" if ours[0].loop else "; Python's own code under both"
+        code = f", on {plain[0].on}, then on {ours[0].on}" if ours[0].on else "; Python's own code under both"
         yield f"{program}: {plain[0].pages} pages, {len(plain)} runs of each{code}."
     yield "The site answers after 20 to 60 ms, and no loop makes that shorter."
 

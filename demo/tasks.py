@@ -19,4 +19,4 @@ async def main() -> tuple[list[int], str]:
 
 
 with measured() as said:
-    said["sizes"], said["loop"] = asyncio.run(main())
+    said["sizes"], said["on"] = asyncio.run(main())

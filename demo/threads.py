@@ -17,3 +17,4 @@ def download(url: str) -> int:
 
 with measured() as said, ThreadPoolExecutor(32) as pool:
     said["sizes"] = list(pool.map(download, pages(600)))
+    said["on"] = f"{type(pool).__module__}.{type(pool).__qualname__}"
