@@ -85,7 +85,7 @@ pub(crate) struct Loop {
     pub(crate) stopping: AtomicBool,
     pub(crate) shared: Shared,
     pub(crate) flood: Flood,
-    /// The thread that runs the loop, as [`this_thread`] names it; 0 while nobody does.
+    /// The thread that runs the loop, as [`fork::this_thread`] names it; 0 while nobody does.
     pub(crate) runner: AtomicUsize,
     /// `fork::generation()` of the process that the poller was opened in.
     generation: AtomicU64,
@@ -95,13 +95,6 @@ pub(crate) struct Loop {
 const BY_CLASS: u8 = 1;
 /// The loop itself has one: a test's virtual clock, for the most part.
 const BY_INSTANCE: u8 = 2;
-
-/// A number that no other live thread has, without a system call.
-#[inline]
-pub(crate) fn this_thread() -> usize {
-    thread_local!(static MARK: u8 = const { 0 });
-    MARK.with(|mark| ptr::from_ref(mark) as usize)
-}
 
 impl Loop {
     #[inline]
@@ -194,7 +187,8 @@ impl Loop {
 
     /// Waits until `handle`, named by its address, does not run in another thread.
     pub(crate) fn outlast(&self, py: Python<'_>, handle: usize) -> PyResult<()> {
-        while self.shared.runs(handle) && self.runner.load(Ordering::Acquire) != this_thread() {
+        while self.shared.runs(handle) && self.runner.load(Ordering::Acquire) != fork::this_thread()
+        {
             py.detach(|| self.shared.wait(handle));
             py.check_signals()?;
         }
@@ -207,7 +201,7 @@ impl Loop {
         let runner = self.runner.load(Ordering::Acquire);
         // With the GIL nobody can begin to run the loop between this look and the push. Without it a loop
         // that does not run yet might be about to sleep, so it is told like any other.
-        let near = runner == this_thread() || (cfg!(not(Py_GIL_DISABLED)) && runner == 0);
+        let near = runner == fork::this_thread() || (cfg!(not(Py_GIL_DISABLED)) && runner == 0);
         if near {
             return self.reactor(py, |reactor| reactor.push(task));
         }

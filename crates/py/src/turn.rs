@@ -17,7 +17,7 @@ use ropewalk_sys::poller::Events;
 
 use crate::call::{call_method, ends_the_run};
 use crate::error::os_error;
-use crate::eventloop::{Loop, Task, nanoseconds, this_thread};
+use crate::eventloop::{Loop, Task, nanoseconds};
 use crate::object::Obj;
 use crate::{futures, listener, names, sock, transport};
 
@@ -28,7 +28,7 @@ impl<'a> Running<'a> {
     fn claim(owner: &'a Loop) -> PyResult<Self> {
         owner
             .runner
-            .compare_exchange(0, this_thread(), Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(0, fork::this_thread(), Ordering::AcqRel, Ordering::Acquire)
             .map(|_| Self(owner))
             .map_err(|_| PyRuntimeError::new_err("This event loop is already running"))
     }

@@ -601,10 +601,8 @@ fn reinit(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
     heap::none(py)
 }
 
-fn the_lock(py: Python<'_>, this: Ref<'_, '_>) -> Returned {
-    let lock = of(this).lock()?.clone();
-    let _ = py;
-    Ok(lock.into_ptr())
+fn the_lock(_py: Python<'_>, this: Ref<'_, '_>) -> Returned {
+    Ok(of(this).lock()?.clone().into_ptr())
 }
 
 fn waiter_list(py: Python<'_>, this: Ref<'_, '_>) -> Returned {

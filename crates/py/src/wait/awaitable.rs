@@ -154,7 +154,7 @@ pub(super) fn task(py: Python<'_>, wait: &Obj) -> Obj {
     task.unwrap_or_else(|| py.None().into_bound(py).into())
 }
 
-/// Takes the operation to drive it; `None` for the rest if it cannot be.
+/// Takes the operation to drive it: itself, what it was called on, and whether nobody has awaited it before.
 fn begin(wait: Ref<'_, '_>) -> PyResult<(Box<dyn Operation>, Option<Obj>, bool)> {
     let (state, target) = body(wait, |body| {
         (

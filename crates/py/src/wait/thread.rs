@@ -13,8 +13,10 @@ use crate::object::Obj;
 
 /// The calling thread's parking place, known by the thread's identifier.
 pub(crate) fn parker() -> Arc<Parker> {
-    let new = || Arc::new(Parker::new(fork::this_thread() as u64));
-    thread_local!(static HERE: Arc<Parker> = Arc::new(Parker::new(fork::this_thread() as u64)));
+    fn new() -> Arc<Parker> {
+        Arc::new(Parker::new(fork::this_thread() as u64))
+    }
+    thread_local!(static HERE: Arc<Parker> = new());
     // A thread that is ending has no such place any more, and may still run Python code.
     HERE.try_with(Arc::clone).unwrap_or_else(|_| new())
 }

@@ -4,7 +4,7 @@
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyFloat};
+use pyo3::types::PyFloat;
 use ropewalk_sys::clock::{self, Nanos, SECOND};
 
 use crate::heap::Arguments;
@@ -45,12 +45,12 @@ impl Timeout {
                 if !given.gt(0)? {
                     return Ok(Self::Now);
                 }
-                judge(given, true)?;
+                judge(given)?;
                 given.extract()?
             }
         };
         if seconds > ORDINARY {
-            judge(given, true)?;
+            judge(given)?;
         }
         Ok(if seconds > 0.0 {
             Self::after(seconds)
@@ -116,11 +116,10 @@ impl Timeout {
 
 /// Lets CPython's own lock judge `timeout`, and raises what it raises.
 #[cold]
-fn judge(timeout: &Bound<'_, PyAny>, blocking: bool) -> PyResult<()> {
+fn judge(timeout: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = timeout.py();
-    let blocking = PyBool::new(py, blocking);
     scratch_lock(py)?
-        .call_method1(pyo3::intern!(py, "acquire"), (blocking, timeout))
+        .call_method1(pyo3::intern!(py, "acquire"), (true, timeout))
         .map(drop)
 }
 
