@@ -1,4 +1,4 @@
-//! A semaphore of one's own, in forty lines: permits behind a mutex, threads that park.
+//! A semaphore of one's own, in a few lines: permits behind a mutex, threads that park.
 //!
 //! `cargo run -p ropewalk-wait --example semaphore`
 
@@ -19,6 +19,14 @@ impl Waiter for Sleeper {
 
     fn survives_fork(&self) -> bool {
         self.0.survives_fork()
+    }
+
+    fn thread(&self) -> usize {
+        self.0.thread()
+    }
+
+    fn blocks(&self) -> bool {
+        true
     }
 }
 

@@ -286,6 +286,14 @@ mod tests {
         fn survives_fork(&self) -> bool {
             true
         }
+
+        fn thread(&self) -> usize {
+            0
+        }
+
+        fn blocks(&self) -> bool {
+            false
+        }
     }
 
     fn come(barrier: &mut Barrier<Nobody>, number: usize) -> (Party, Outcome) {

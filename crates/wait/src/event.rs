@@ -95,6 +95,14 @@ mod tests {
         fn survives_fork(&self) -> bool {
             true
         }
+
+        fn thread(&self) -> usize {
+            0
+        }
+
+        fn blocks(&self) -> bool {
+            false
+        }
     }
 
     #[test]

@@ -30,6 +30,12 @@ pub trait Waiter: Clone {
 
     /// Whether it still exists in the child of a fork.
     fn survives_fork(&self) -> bool;
+
+    /// The thread in which it goes on, as `fork::this_thread` names it.
+    fn thread(&self) -> usize;
+
+    /// Whether that thread does nothing else until the waiter is woken: a thread that parks, but no task.
+    fn blocks(&self) -> bool;
 }
 
 /// A place in a [`Line`]. It stays the waiter's until it leaves.
@@ -87,6 +93,10 @@ struct Slot<W> {
     state: State,
     /// Woken once, and what it waited for was gone.
     passed_over: bool,
+    /// It is a task: its thread may do something else, even block here.
+    is_task: bool,
+    /// It is a thread, and tasks of it were here before it.
+    blocks_tasks: bool,
     serial: u64,
     previous: u32,
     next: u32,
@@ -107,6 +117,10 @@ struct Inner<W> {
     waiting: usize,
     notified: usize,
     granted: usize,
+    /// How many of all these are tasks.
+    tasks: usize,
+    /// How many of all these block tasks.
+    blockers: usize,
     serial: u64,
     /// Of which copy of the process the waiters are.
     generation: u64,
@@ -177,11 +191,17 @@ impl<W: Waiter> Line<W> {
     pub fn join(&mut self, waiter: W) -> Ticket {
         self.forget_the_dead();
         let inner = self.inner.get_or_insert_with(Inner::new);
+        let is_task = !waiter.blocks();
+        let blocks_tasks = !is_task && inner.tasks > 0 && inner.call_back(waiter.thread());
+        inner.tasks += usize::from(is_task);
+        inner.blockers += usize::from(blocks_tasks);
         inner.serial += 1;
         let slot = Slot {
             waiter: Some(waiter),
             state: State::Waiting,
             passed_over: false,
+            is_task,
+            blocks_tasks,
             serial: inner.serial,
             previous: inner.last,
             next: NONE,
@@ -218,12 +238,14 @@ impl<W: Waiter> Line<W> {
     pub fn notify(&mut self) -> Option<Call<W>> {
         self.forget_the_dead();
         let inner = self.inner.as_deref_mut()?;
-        let index = inner.next_up;
+        let index = inner.hearing(inner.next_up, |state| state == State::Waiting)?;
         let call = inner.call(index)?;
         inner.slots[index as usize].state = State::Notified;
         inner.waiting -= 1;
         inner.notified += 1;
-        inner.advance(index);
+        if inner.next_up == index {
+            inner.advance(index);
+        }
         Some(call)
     }
 
@@ -232,9 +254,37 @@ impl<W: Waiter> Line<W> {
     pub fn grant(&mut self) -> Option<Call<W>> {
         self.forget_the_dead();
         let inner = self.inner.as_deref_mut()?;
-        let call = inner.call(inner.first)?;
-        inner.grant(call.index);
-        Some(call)
+        let index = inner.hearing(inner.first, |_| true).unwrap_or(inner.first);
+        inner.give(index)
+    }
+
+    /// The same, but nobody is given it whose thread blocks in this line, and could use it only later.
+    pub fn grant_at_once(&mut self) -> Option<Call<W>> {
+        self.forget_the_dead();
+        let inner = self.inner.as_deref_mut()?;
+        let index = inner.hearing(inner.first, |_| true)?;
+        inner.give(index)
+    }
+
+    /// Takes back what was granted to tasks of the caller's own thread, which is about to block in this line, and says
+    /// how many grants these were: the tasks could not use them before the caller is woken. They stand where they stood.
+    pub fn revoke(&mut self, waiter: &W) -> usize {
+        let Some(inner) = self.inner.as_deref_mut() else {
+            return 0;
+        };
+        if inner.granted == 0 || inner.tasks == 0 || !waiter.blocks() {
+            return 0;
+        }
+        let thread = waiter.thread();
+        let mut revoked = 0;
+        for index in 0..inner.slots.len() {
+            let slot = &inner.slots[index];
+            if slot.state == State::Granted && slot.is_task_of(thread) {
+                inner.restore(index as u32);
+                revoked += 1;
+            }
+        }
+        revoked
     }
 
     /// Whether the first in line was woken once for nothing.
@@ -277,18 +327,8 @@ impl<W: Waiter> Line<W> {
         if inner.slot(ticket).map(|slot| slot.state) != Some(State::Notified) {
             return;
         }
-        let slot = &mut inner.slots[ticket.index as usize];
-        slot.state = State::Waiting;
-        slot.passed_over = true;
-        inner.notified -= 1;
-        inner.waiting += 1;
-        let earlier = inner
-            .slots
-            .get(inner.next_up as usize)
-            .is_none_or(|next_up| ticket.serial < next_up.serial);
-        if earlier {
-            inner.next_up = ticket.index;
-        }
+        inner.recall(ticket.index);
+        inner.slots[ticket.index as usize].passed_over = true;
     }
 
     /// What the waiter was told of, or given, has been taken by somebody else: it goes on waiting where it stood.
@@ -300,16 +340,8 @@ impl<W: Waiter> Line<W> {
             self.rearm(ticket);
             return;
         }
-        inner.granted -= 1;
-        inner.waiting += 1;
-        inner.link(ticket.index);
-        let slot = &mut inner.slots[ticket.index as usize];
-        slot.state = State::Waiting;
-        slot.passed_over = true;
-        let next_up = inner.slots.get(inner.next_up as usize);
-        if next_up.is_none_or(|next_up| ticket.serial < next_up.serial) {
-            inner.next_up = ticket.index;
-        }
+        inner.restore(ticket.index);
+        inner.slots[ticket.index as usize].passed_over = true;
     }
 
     /// Gives the place up. The caller holds the waiter itself, whose copy here is dropped.
@@ -354,6 +386,16 @@ impl<W: Waiter> Line<W> {
     }
 }
 
+impl<W: Waiter> Slot<W> {
+    fn is_task_of(&self, thread: usize) -> bool {
+        self.is_task
+            && self
+                .waiter
+                .as_ref()
+                .is_some_and(|waiter| waiter.thread() == thread)
+    }
+}
+
 impl<W: Waiter> Inner<W> {
     fn new() -> Box<Self> {
         Box::new(Self {
@@ -365,6 +407,8 @@ impl<W: Waiter> Inner<W> {
             waiting: 0,
             notified: 0,
             granted: 0,
+            tasks: 0,
+            blockers: 0,
             serial: 0,
             generation: fork::generation(),
         })
@@ -385,15 +429,98 @@ impl<W: Waiter> Inner<W> {
         })
     }
 
-    fn grant(&mut self, index: u32) {
+    /// Whether a thread that comes to block has tasks here. None of them counts as called any more.
+    fn call_back(&mut self, thread: usize) -> bool {
+        let mut any = false;
+        for index in 0..self.slots.len() {
+            let slot = &self.slots[index];
+            if slot.is_task_of(thread) {
+                any = true;
+                if slot.state == State::Notified {
+                    self.recall(index as u32);
+                }
+            }
+        }
+        any
+    }
+
+    /// The first from `index` on that may be called, and hears it.
+    #[inline]
+    fn hearing(&self, index: u32, may: fn(State) -> bool) -> Option<u32> {
+        if self.blockers == 0 {
+            return Some(index);
+        }
+        self.find_hearing(index, may)
+    }
+
+    #[cold]
+    fn find_hearing(&self, index: u32, may: fn(State) -> bool) -> Option<u32> {
+        let mut at = index;
+        while let Some(slot) = self.slots.get(at as usize) {
+            if may(slot.state) && !(slot.is_task && self.is_blocked(slot.waiter.as_ref()?.thread()))
+            {
+                return Some(at);
+            }
+            at = slot.next;
+        }
+        None
+    }
+
+    fn is_blocked(&self, thread: usize) -> bool {
+        let blockers = self.slots.iter().filter(|slot| slot.blocks_tasks);
+        blockers
+            .filter_map(|slot| slot.waiter.as_ref())
+            .any(|waiter| waiter.thread() == thread)
+    }
+
+    /// Makes one that was notified wait again.
+    fn recall(&mut self, index: u32) {
+        self.notified -= 1;
+        self.wait_again(index);
+    }
+
+    /// Makes one that was granted wait again, where it stood.
+    fn restore(&mut self, index: u32) {
+        self.granted -= 1;
+        self.link(index);
+        self.wait_again(index);
+    }
+
+    fn wait_again(&mut self, index: u32) {
+        self.waiting += 1;
+        let slot = &mut self.slots[index as usize];
+        slot.state = State::Waiting;
+        let serial = slot.serial;
+        let next_up = self.slots.get(self.next_up as usize);
+        if next_up.is_none_or(|next_up| serial < next_up.serial) {
+            self.next_up = index;
+        }
+        self.block_tasks(index);
+    }
+
+    /// A thread that blocks, or blocks again, where tasks of it are: none of them counts as called any more.
+    #[inline]
+    fn block_tasks(&mut self, index: u32) {
+        let slot = &self.slots[index as usize];
+        if slot.blocks_tasks
+            && let Some(waiter) = &slot.waiter
+        {
+            let thread = waiter.thread();
+            self.call_back(thread);
+        }
+    }
+
+    fn give(&mut self, index: u32) -> Option<Call<W>> {
+        let call = self.call(index)?;
         match self.slots[index as usize].state {
             State::Waiting => self.waiting -= 1,
             State::Notified => self.notified -= 1,
-            State::Granted => return,
+            State::Granted => return None, // it is in no order, so nobody finds it there
         }
         self.unlink(index);
         self.slots[index as usize].state = State::Granted;
         self.granted += 1;
+        Some(call)
     }
 
     /// Takes a slot out of the order.
@@ -455,11 +582,7 @@ impl<W: Waiter> Inner<W> {
 
     /// Frees a slot that is in no order.
     fn release(&mut self, index: u32) {
-        let slot = &mut self.slots[index as usize];
-        slot.waiter = None;
-        slot.state = State::Waiting;
-        slot.next = self.free;
-        self.free = index;
+        self.vacate(index);
         if self.waiting + self.notified + self.granted == 0 && self.slots.len() > KEPT {
             self.slots = Vec::new();
             self.free = NONE;
@@ -484,10 +607,18 @@ impl<W: Waiter> Inner<W> {
             }
             // The waiter itself is leaked: dropping it could run code under the guard, and this happens once a fork.
             std::mem::forget(self.slots[index as usize].waiter.take());
-            self.slots[index as usize].state = State::Waiting;
-            self.slots[index as usize].next = self.free;
-            self.free = index;
+            self.vacate(index);
         }
+    }
+
+    fn vacate(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        slot.waiter = None;
+        slot.state = State::Waiting;
+        slot.next = self.free;
+        self.free = index;
+        self.tasks -= usize::from(slot.is_task);
+        self.blockers -= usize::from(slot.blocks_tasks);
     }
 }
 

@@ -35,6 +35,14 @@ impl Waiter for Sleeper {
     fn survives_fork(&self) -> bool {
         true
     }
+
+    fn thread(&self) -> usize {
+        self.0.thread()
+    }
+
+    fn blocks(&self) -> bool {
+        true
+    }
 }
 
 /// State behind the guard that its owner keeps.

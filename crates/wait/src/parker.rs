@@ -55,6 +55,11 @@ impl Parker {
         self.name
     }
 
+    /// The thread, as `fork::this_thread` names it.
+    pub fn thread(&self) -> usize {
+        self.thread
+    }
+
     /// Whether the thread still exists, as far as forks are concerned: in a forked child only one thread does.
     pub fn survives_fork(&self) -> bool {
         fork::survives(self.thread)

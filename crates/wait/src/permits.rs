@@ -66,7 +66,7 @@ impl<W: Waiter> Permits<W> {
     /// Whichever it is, [`next_call`](Self::next_call) follows.
     pub fn poll(&mut self, place: &mut Option<Ticket>, waiter: &W) -> bool {
         let Some(ticket) = place.as_ref().filter(|ticket| self.line.knows(ticket)) else {
-            if self.take() {
+            if self.take() || self.take_back(waiter) {
                 *place = None;
                 return true;
             }
@@ -78,12 +78,22 @@ impl<W: Waiter> Permits<W> {
         } else if self.line.is_notified(ticket) && self.free > 0 {
             self.free -= 1;
             self.line.leave(ticket);
+        } else if self.take_back(waiter) {
+            self.line.leave(ticket);
         } else {
             self.line.rearm(ticket);
             return false;
         }
         *place = None;
         true
+    }
+
+    /// Takes a permit that was granted to a task of the waiter's own thread, which is about to block.
+    #[inline]
+    fn take_back(&mut self, waiter: &W) -> bool {
+        let revoked = self.line.revoke(waiter);
+        self.free += revoked.saturating_sub(1);
+        revoked > 0
     }
 
     /// Gives up a place. True: a permit had been granted, and is the caller's now.
@@ -120,7 +130,7 @@ impl<W: Waiter> Permits<W> {
     fn call(&mut self) -> Option<Call<W>> {
         if self.line.owes_the_first() {
             // Those who are owed may all have been lost in a fork.
-            let call = self.line.grant()?;
+            let call = self.line.grant_at_once()?;
             self.free -= 1;
             return Some(call);
         }

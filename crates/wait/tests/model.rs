@@ -10,6 +10,9 @@ use ropewalk_wait::{Permits, Ticket, Waiter};
 #[derive(Clone)]
 struct Noted {
     number: usize,
+    thread: usize,
+    /// It is the thread itself, and no task of it.
+    blocks: bool,
     woken: Rc<RefCell<Vec<usize>>>,
     reachable: bool,
 }
@@ -25,14 +28,26 @@ impl Waiter for Noted {
     fn survives_fork(&self) -> bool {
         true
     }
+
+    fn thread(&self) -> usize {
+        self.thread
+    }
+
+    fn blocks(&self) -> bool {
+        self.blocks
+    }
 }
 
 #[derive(Clone, Debug)]
 enum Deed {
     /// A newcomer who does not wait.
     Try,
-    /// A newcomer who does; reachable or not.
-    Come(bool),
+    /// A newcomer who does, unless it is a thread's that blocks.
+    Come {
+        reachable: bool,
+        thread: usize,
+        blocks: bool,
+    },
     /// One of those who were woken looks again.
     Look(usize),
     /// One of those who wait gives up.
@@ -43,7 +58,8 @@ enum Deed {
 fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         2 => Just(Deed::Try),
-        4 => prop::bool::weighted(0.9).prop_map(Deed::Come),
+        4 => (prop::bool::weighted(0.9), 0..3_usize, any::<bool>())
+            .prop_map(|(reachable, thread, blocks)| Deed::Come { reachable, thread, blocks }),
         4 => any::<usize>().prop_map(Deed::Look),
         2 => any::<usize>().prop_map(Deed::Leave),
         4 => Just(Deed::Give),
@@ -61,6 +77,17 @@ struct Hall {
 }
 
 impl Hall {
+    /// Whether the waiter can look: it is no task of a thread that blocks here.
+    fn can_look(&self, waiter: &Noted) -> bool {
+        waiter.blocks || !self.is_blocked(waiter.thread)
+    }
+
+    fn is_blocked(&self, thread: usize) -> bool {
+        self.waiting
+            .iter()
+            .any(|(_, waiter)| waiter.blocks && waiter.thread == thread)
+    }
+
     fn call_all(&mut self) {
         while let Some(call) = self.permits.next_call() {
             if !call.waiter.wake() {
@@ -85,10 +112,17 @@ impl Hall {
     fn act(&mut self, deed: &Deed, total: usize) {
         match *deed {
             Deed::Try => self.taken += usize::from(self.permits.take()),
-            Deed::Come(reachable) => {
+            Deed::Come { thread, .. } if self.is_blocked(thread) => {}
+            Deed::Come {
+                reachable,
+                thread,
+                blocks,
+            } => {
                 self.came += 1;
                 let waiter = Noted {
                     number: self.came,
+                    thread,
+                    blocks,
                     woken: Rc::clone(&self.woken),
                     reachable,
                 };
@@ -101,10 +135,13 @@ impl Hall {
                     .waiting
                     .iter()
                     .enumerate()
-                    .filter(|(_, (_, waiter))| woken.contains(&waiter.number))
+                    .filter(|(_, (_, waiter))| {
+                        woken.contains(&waiter.number) && self.can_look(waiter)
+                    })
                     .map(|(index, _)| index)
                     .collect();
                 let Some(&chosen) = awake.get(which % awake.len().max(1)) else {
+                    self.woken.borrow_mut().extend(woken);
                     return;
                 };
                 let number = self.waiting[chosen].1.number;
@@ -115,6 +152,9 @@ impl Hall {
             }
             Deed::Leave(which) if !self.waiting.is_empty() => {
                 let index = which % self.waiting.len();
+                if !self.can_look(&self.waiting[index].1) {
+                    return;
+                }
                 if let (Some(ticket), _) = self.waiting.remove(index)
                     && self.permits.leave(&ticket)
                 {
@@ -135,7 +175,8 @@ impl Hall {
 }
 
 proptest! {
-    /// Whatever happens, permits are neither lost nor made, and one that lies open is known to somebody who waits.
+    /// Whatever happens, permits are neither lost nor made, and one that nobody has taken is known to somebody who waits and
+    /// can look: not only to tasks of a thread that blocks in the same line.
     #[test]
     fn permits_are_conserved_and_offered(total in 0_usize..4, deeds in prop::collection::vec(deed(), 1..200)) {
         let mut hall = Hall {
@@ -148,9 +189,12 @@ proptest! {
         for deed in &deeds {
             hall.act(deed, total);
             let woken = hall.woken.borrow();
-            let awake = hall.waiting.iter().filter(|(_, waiter)| woken.contains(&waiter.number)).count();
-            let idle = hall.waiting.len() - awake;
+            let (mut awake, mut idle) = (0, 0);
+            for (_, waiter) in hall.waiting.iter().filter(|(_, waiter)| hall.can_look(waiter)) {
+                if woken.contains(&waiter.number) { awake += 1 } else { idle += 1 }
+            }
             prop_assert!(hall.permits.free() == 0 || idle == 0 || awake >= hall.permits.free());
+            prop_assert!(hall.taken == total || hall.waiting.is_empty() || awake > 0);
         }
         // Everybody who was woken looks, until nobody is woken any more; then every permit is back.
         for _ in 0..deeds.len() * 2 {
@@ -168,6 +212,8 @@ fn one_who_was_woken_for_nothing_is_served_next() {
     let woken = Rc::default();
     let waiter = |number| Noted {
         number,
+        thread: 0,
+        blocks: false,
         woken: Rc::clone(&woken),
         reachable: true,
     };
@@ -184,5 +230,41 @@ fn one_who_was_woken_for_nothing_is_served_next() {
     assert_eq!(permits.next_call().map(|call| call.waiter.number), Some(1));
     assert!(!permits.take(), "it is the first one's now");
     assert!(permits.poll(&mut first_place, &first));
+    assert!(permits.next_call().is_none());
+}
+
+/// A thread that blocks where tasks of it wait is called before them: they cannot go on before it does.
+#[test]
+fn a_thread_comes_before_its_tasks() {
+    let woken = Rc::default();
+    let waiter = |number, blocks| Noted {
+        number,
+        thread: 7,
+        blocks,
+        woken: Rc::clone(&woken),
+        reachable: true,
+    };
+    let mut permits = Permits::new(0);
+    let (task, thread) = (waiter(1, false), waiter(2, true));
+    let (mut place, mut threads_place) = (None, None);
+    assert!(!permits.poll(&mut place, &task));
+    // In line behind the task, but called first.
+    assert!(!permits.poll(&mut threads_place, &thread));
+    permits.give(1);
+    assert_eq!(permits.next_call().map(|call| call.waiter.number), Some(2));
+    assert!(permits.poll(&mut threads_place, &thread));
+    permits.give(1);
+    assert_eq!(permits.next_call().map(|call| call.waiter.number), Some(1));
+    // Granted to the task, and taken back.
+    assert!(permits.take());
+    assert!(!permits.poll(&mut place, &task));
+    permits.give(1);
+    assert_eq!(permits.next_call().map(|call| call.waiter.number), Some(1));
+    assert!(!permits.take());
+    assert!(permits.poll(&mut threads_place, &thread));
+    assert!(!permits.poll(&mut place, &task), "it is the thread's now");
+    permits.give(1);
+    assert_eq!(permits.next_call().map(|call| call.waiter.number), Some(1));
+    assert!(permits.poll(&mut place, &task));
     assert!(permits.next_call().is_none());
 }

@@ -14,6 +14,14 @@ impl Waiter for Number {
     fn survives_fork(&self) -> bool {
         true
     }
+
+    fn thread(&self) -> usize {
+        0
+    }
+
+    fn blocks(&self) -> bool {
+        false
+    }
 }
 
 #[derive(Clone, Debug)]

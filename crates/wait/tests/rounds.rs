@@ -16,6 +16,14 @@ impl Waiter for Somebody {
     fn survives_fork(&self) -> bool {
         true
     }
+
+    fn thread(&self) -> usize {
+        0
+    }
+
+    fn blocks(&self) -> bool {
+        false
+    }
 }
 
 #[derive(Clone, Debug)]

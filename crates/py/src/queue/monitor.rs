@@ -8,15 +8,19 @@
 
 use std::ffi::c_int;
 use std::sync::OnceLock;
+use std::task::Poll;
 
 use pyo3::exceptions::{PyImportError, PyTypeError};
 use pyo3::prelude::*;
+use ropewalk_sys::clock::{self, Nanos, SECOND};
 use ropewalk_wait::{Left, Line, Ticket};
 
+use super::object::Queue;
+use crate::heap::Ref;
 use crate::native::{self, Body};
 use crate::object::Obj;
 use crate::sync::{Condition, Held, Holder, Lock};
-use crate::wait::Waiter;
+use crate::wait::{self, Operation, Timeout, Waiter, block};
 
 /// One of the conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,45 @@ pub(super) enum Which {
     NotEmpty,
     NotFull,
     AllDone,
+}
+
+/// An event loop's thread blocks for so long for a mutex: longer than the interpreter lets a thread wait for the GIL,
+/// shorter than anybody notices.
+const MOMENT: Nanos = SECOND / 100;
+
+/// Takes a queue's mutex for the calling thread. False: it was held for longer than a moment.
+#[cold]
+fn take_soon(py: Python<'_>, target: Ref<'_, '_>) -> PyResult<bool> {
+    let deadline = Timeout::At(clock::now() + MOMENT);
+    block(py, target, &mut Taking::default(), deadline)?
+        .bind(py)
+        .is_truthy()
+}
+
+/// `acquire` of a queue's mutex.
+#[derive(Default)]
+struct Taking(Option<Ticket>);
+
+impl Operation for Taking {
+    fn poll(&mut self, py: Python<'_>, target: Ref<'_, '_>, who: &Waiter) -> PyResult<Poll<Obj>> {
+        let held = Queue::of(target).monitor.held(py)?;
+        if held.poll(py, &mut self.0, who, &Holder::thread()) {
+            return wait::ready(py, true);
+        }
+        Ok(Poll::Pending)
+    }
+
+    fn expire(&mut self, py: Python<'_>, target: Ref<'_, '_>) -> PyResult<Option<Obj>> {
+        self.leave(py, target);
+        Ok(Some(wait::boolean(py, false)))
+    }
+
+    fn leave(&mut self, py: Python<'_>, target: Ref<'_, '_>) -> bool {
+        if let Some(place) = self.0.take() {
+            Queue::of(target).monitor.leave_lock(py, &place);
+        }
+        true
+    }
 }
 
 #[derive(Default)]
@@ -100,16 +143,32 @@ impl Monitor {
         Ok(!self.held(py)?.is_held(py))
     }
 
-    /// Takes the mutex for a waiter, or gives it a place.
+    /// Takes the mutex for a waiter, or gives it a place. A task holds it in its thread's name: it lets go before it does
+    /// anything else.
     ///
-    /// A task holds it in its thread's name: it lets go before it does anything else.
+    /// A mutex that is granted to a task is out of everybody's reach until its event loop comes round to the task. So a
+    /// task blocks its thread at first, as for any guard: whoever holds the mutex lets go in a moment. It stands
+    /// in line only if that was a long moment, or if a task holds the mutex, which may wait for the loop itself.
+    ///
+    /// # Errors
+    /// What a signal handler raises.
     pub(super) fn poll_lock(
         &self,
         py: Python<'_>,
+        target: Ref<'_, '_>,
         place: &mut Option<Ticket>,
         who: &Waiter,
     ) -> PyResult<bool> {
-        Ok(self.held(py)?.poll(py, place, who, &Holder::thread()))
+        let held = self.held(py)?;
+        if matches!(who, Waiter::Task(_)) && place.is_none() {
+            if held.take(py) {
+                return Ok(true);
+            }
+            if !Holder::is_task(held.holder()) && take_soon(py, target)? {
+                return Ok(true);
+            }
+        }
+        Ok(held.poll(py, place, who, &Holder::thread()))
     }
 
     /// Gives up a place in the mutex's line.

@@ -167,8 +167,13 @@ impl<A: Attempt> Monitored<A> {
 impl<A: Attempt> Operation for Monitored<A> {
     fn poll(&mut self, py: Python<'_>, target: Ref<'_, '_>, who: &Waiter) -> PyResult<Poll<Obj>> {
         let queue = Queue::of(target);
-        if !queue.monitor.poll_lock(py, &mut self.mutex, who)? {
-            return Ok(Poll::Pending);
+        match queue.monitor.poll_lock(py, target, &mut self.mutex, who) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Poll::Pending),
+            Err(error) => {
+                self.leave_line(py, queue, false);
+                return Err(error);
+            }
         }
         let tried = self.attempt.attempt(py, target);
         let tried = match tried {

@@ -141,11 +141,11 @@ fn complete_from_afar(py: Python<'_>, owner: &Obj, future: &Obj) -> PyResult<()>
     .map(drop)
 }
 
-/// Whether the task's thread is the one that a fork has left.
-pub(super) fn survives_fork(wait: &Obj) -> bool {
+/// The thread of the task's loop, in which it was polled last.
+pub(super) fn thread(wait: &Obj) -> usize {
     // SAFETY: lines are looked through by attached threads alone.
     let py = unsafe { Python::assume_attached() };
-    fork::survives(body(wait.bind(py), |body| body.pause.thread))
+    body(wait.bind(py), |body| body.pause.thread)
 }
 
 /// The task that waits, or `None`.

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use pyo3::prelude::*;
+use ropewalk_sys::fork;
 use ropewalk_wait::line::Call;
 use ropewalk_wait::{Parker, Ticket};
 
@@ -52,8 +53,19 @@ impl ropewalk_wait::Waiter for Waiter {
     fn survives_fork(&self) -> bool {
         match self {
             Self::Thread(parker) => parker.survives_fork(),
-            Self::Task(wait) => awaitable::survives_fork(wait),
+            Self::Task(wait) => fork::survives(awaitable::thread(wait)),
         }
+    }
+
+    fn thread(&self) -> usize {
+        match self {
+            Self::Thread(parker) => parker.thread(),
+            Self::Task(wait) => awaitable::thread(wait),
+        }
+    }
+
+    fn blocks(&self) -> bool {
+        matches!(self, Self::Thread(_))
     }
 }
 
