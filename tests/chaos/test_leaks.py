@@ -120,16 +120,24 @@ async def main(kind):
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda loop, context: sys.exit(str(context)))
     seen = []
-    for _ in range(20):
+
+    async def work():
         await wave(loop, kind)
         gc.collect()
         seen.append((sys.getallocatedblocks(), pages(), len(os.listdir("/proc/self/fd"))))
-    (blocks, memory, files), (late_blocks, late_memory, late_files) = seen[7], seen[-1]
-    assert late_files == files, seen
-    assert late_blocks - blocks < 400, seen
+
     # Free-threaded Python 3.13 keeps pages of what one thread made and another dropped: of plain objects, too.
-    if kind != "threads" or getattr(sys, "_is_gil_enabled", lambda: True)():
-        assert late_memory - memory < 2 << 20, seen
+    shrinks = kind != "threads" or getattr(sys, "_is_gil_enabled", lambda: True)()
+    for _ in range(10):
+        await work()
+    blocks, memory, files = map(min, zip(*seen[5:]))
+    for _ in range(10):
+        await work()
+    # It counts as used, too, what another thread dropped until the one that made it looks. So all that can be asked is
+    # that the level of before comes back: what leaks never does.
+    while seen[-1][0] - blocks >= 400 or (shrinks and seen[-1][1] - memory >= 2 << 20) or seen[-1][2] != files:
+        assert len(seen) < 60, seen
+        await work()
     print("well")
 
 ropewalk.run(main(sys.argv[1]))
