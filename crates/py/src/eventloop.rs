@@ -28,6 +28,7 @@ use crate::offspring;
 use crate::shared::Shared;
 use crate::sock::{self, Sockets, Ticket};
 use crate::transport::{ReadBuffer, TransportRef};
+use crate::wait::announce;
 
 /// What the reactor calls back.
 #[derive(Clone)]
@@ -208,7 +209,10 @@ impl Loop {
         let waiting = self
             .reactor
             .with(py, |reactor| match reactor {
-                Some(reactor) => reactor.post(task),
+                Some(reactor) => {
+                    announce(reactor);
+                    reactor.post(task)
+                }
                 None => Err(task),
             })
             .map_err(|_task| PyRuntimeError::new_err("Event loop is closed"))?;

@@ -19,6 +19,7 @@ use crate::call::{call_method, ends_the_run};
 use crate::error::os_error;
 use crate::eventloop::{Loop, Task, nanoseconds};
 use crate::object::Obj;
+use crate::wait::asleep;
 use crate::{futures, listener, names, sock, transport};
 
 /// Gives the loop back when its run ends, however it ends.
@@ -69,7 +70,7 @@ pub(crate) fn run(slf: &Bound<'_, Loop>) -> PyResult<()> {
                 .poll(&mut events, &plan),
             Plan::Sleep(_) => {
                 let sleeper = owner.reactor(py, |reactor| reactor.sleeper())?;
-                py.detach(|| sleeper.poll(&mut events, &plan))
+                asleep(py, || sleeper.poll(&mut events, &plan))
             }
         };
         if owner.has_foreign_clock() {

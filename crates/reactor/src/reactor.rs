@@ -267,6 +267,13 @@ impl<H: Clone> Reactor<H> {
         self.inbox.push(handle)
     }
 
+    /// Before a [`post`](Self::post) by somebody who holds something that the loop needs next: what to tell
+    /// [when it is held no more](Sleeper::let_go), if the loop is awake and would come too soon.
+    #[inline]
+    pub fn expect(&self) -> Option<Arc<Sleeper>> {
+        self.sleeper.expect().then(|| Arc::clone(&self.sleeper))
+    }
+
     /// What other threads push with.
     #[must_use]
     pub fn remote(&self) -> Remote<H> {

@@ -15,6 +15,7 @@
 //! | [`child`] | a descriptor that tells the end of a process, and reaping |
 //! | [`fork`] | notice that this process is a forked copy |
 //! | [`futex`] | sleep while a word has a value |
+//! | [`awake`] | whether to look for a moment before a sleep |
 //! | [`library`] | the functions of a library that is loaded already |
 //!
 //! # Raw descriptors
@@ -33,6 +34,7 @@
 #![cfg(unix)]
 
 pub mod address;
+pub mod awake;
 pub mod child;
 pub mod clock;
 pub mod datagram;

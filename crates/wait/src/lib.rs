@@ -24,7 +24,8 @@
 //!
 //! # Non-goals
 //!
-//! Spinning: on a busy machine it takes the time from whoever would let go. Fairness that was never promised: a
+//! Spinning for a lock's word: on a busy machine that takes the time from whoever would let go, so a thread looks for a
+//! moment before it sleeps only while that pays (see [`awake`](ropewalk_sys::awake)). Fairness that was never promised: a
 //! newcomer may overtake those who sleep, since handing over to a sleeper costs a switch of threads each time; but
 //! nobody is overtaken again after having been woken for nothing once.
 

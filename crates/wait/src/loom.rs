@@ -54,6 +54,31 @@ impl<T> Guarded<T> {
     }
 }
 
+/// A waker that still holds something, and one that does not: each token ends a sleep, whatever the first one says later.
+#[test]
+fn a_token_is_a_token_whoever_lets_go_when() {
+    model(3, || {
+        let sleeper = Sleeper::new();
+        let soon = {
+            let sleeper = sleeper.clone();
+            thread::spawn(move || {
+                sleeper.0.unpark_soon();
+                sleeper.0.let_go();
+            })
+        };
+        sleeper.sleep();
+        assert!(soon.join().is_ok());
+        // It said so too late, and has left nothing behind; or else it is a token like any other.
+        sleeper.0.let_go();
+        let now = {
+            let sleeper = sleeper.clone();
+            thread::spawn(move || sleeper.0.unpark())
+        };
+        sleeper.sleep();
+        assert!(now.join().is_ok());
+    });
+}
+
 /// A semaphore as every owner of permits writes it.
 struct Semaphore(Guarded<Permits<Sleeper>>);
 

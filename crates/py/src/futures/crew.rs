@@ -25,6 +25,7 @@ use super::state::Wakes;
 use crate::call::{call_method, call_one};
 use crate::guard::Guarded;
 use crate::object::Obj;
+use crate::wait::{asleep, wake};
 
 /// The interpreter ends: nothing new is taken by any pool.
 static EXITING: AtomicBool = AtomicBool::new(false);
@@ -40,7 +41,7 @@ type Book = Ledger<Job, Arc<Berth>>;
 
 /// Where a worker sleeps, and what it does. Nobody unparks it but whoever took it out of the ledger, once.
 pub(super) struct Berth {
-    parker: Parker,
+    parker: Arc<Parker>,
     name: Obj,
     now: Guarded<Option<Obj>>,
 }
@@ -181,7 +182,7 @@ impl Crew {
         match self.ledger.with(py, |ledger| ledger.submit(job)) {
             Step::Nothing => Ok(()),
             Step::Wake(berth) => {
-                berth.parker.unpark();
+                wake(&berth.parker);
                 Ok(())
             }
             Step::Start => self.start(py, executor),
@@ -200,7 +201,7 @@ impl Crew {
     /// A worker's life, from its start to its end.
     pub(super) fn work(&self, py: Python<'_>, name: Obj, run: Option<Obj>) {
         let berth = Arc::new(Berth {
-            parker: Parker::new(fork::this_thread() as u64),
+            parker: Arc::new(Parker::new(fork::this_thread() as u64)),
             name,
             now: Guarded::new(None),
         });
@@ -222,7 +223,7 @@ impl Crew {
                 .ledger
                 .with(py, |ledger| ledger.next(arrival, &worker.berth));
             if let Step::Wake(other) = step {
-                other.parker.unpark();
+                wake(&other.parker);
             }
             arrival = match next {
                 Next::Job(job) => {
@@ -286,7 +287,7 @@ impl Crew {
     fn close(&self, py: Python<'_>) -> Vec<Arc<Berth>> {
         let sleepers = self.ledger.with(py, Ledger::close);
         for berth in &sleepers {
-            berth.parker.unpark();
+            wake(&berth.parker);
         }
         sleepers
     }
@@ -375,7 +376,7 @@ impl Crew {
 
 /// Sleeps without the interpreter, after waking `first`.
 fn sleep(py: Python<'_>, parker: &Parker, first: Vec<Arc<Parker>>) {
-    py.detach(|| {
+    asleep(py, || {
         for other in first {
             other.unpark();
         }

@@ -26,7 +26,7 @@ use ropewalk_wait::{Parker, Ticket};
 pub(crate) use awaitable::awaitable;
 pub(crate) use settled::settled;
 pub(crate) use task::current_task;
-pub(crate) use thread::block;
+pub(crate) use thread::{announce, asleep, block, wake};
 pub(crate) use timeout::Timeout;
 
 use crate::heap::Ref;
@@ -43,7 +43,7 @@ impl ropewalk_wait::Waiter for Waiter {
     fn wake(&self) -> bool {
         match self {
             Self::Thread(parker) => {
-                parker.unpark();
+                wake(parker);
                 true
             }
             Self::Task(wait) => awaitable::wake(wait),

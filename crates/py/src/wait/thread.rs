@@ -1,9 +1,14 @@
 //! How a thread waits.
 
+#[cfg(not(Py_GIL_DISABLED))]
+use std::cell::Cell;
 use std::sync::Arc;
 use std::task::Poll;
 
 use pyo3::prelude::*;
+use ropewalk_reactor::Reactor;
+#[cfg(not(Py_GIL_DISABLED))]
+use ropewalk_reactor::Sleeper;
 use ropewalk_sys::fork;
 use ropewalk_wait::{Parked, Parker};
 
@@ -19,6 +24,57 @@ pub(crate) fn parker() -> Arc<Parker> {
     thread_local!(static HERE: Arc<Parker> = new());
     // A thread that is ending has no such place any more, and may still run Python code.
     HERE.try_with(Arc::clone).unwrap_or_else(|_| new())
+}
+
+/// With the GIL, who was woken cannot go on before the waker lets the GIL go. One who is awake would come at once, and
+/// sleep for that: so it hears when it is time.
+#[cfg(not(Py_GIL_DISABLED))]
+enum Awake {
+    Thread(Arc<Parker>),
+    Loop(Arc<Sleeper>),
+}
+
+#[cfg(not(Py_GIL_DISABLED))]
+thread_local!(static AWAKE: Cell<Option<Awake>> = const { Cell::new(None) });
+
+/// This thread is to tell it when it lets the GIL go. The last one counts: one alone can have the GIL then.
+#[cfg(not(Py_GIL_DISABLED))]
+fn promise(awake: Awake) {
+    // A thread that is ending has no such place any more: then the other waits for its moment in vain.
+    let _ = AWAKE.try_with(|place| place.set(Some(awake)));
+}
+
+/// Wakes a thread.
+pub(crate) fn wake(parker: &Arc<Parker>) {
+    #[cfg(Py_GIL_DISABLED)]
+    parker.unpark();
+    #[cfg(not(Py_GIL_DISABLED))]
+    if parker.unpark_soon() {
+        promise(Awake::Thread(Arc::clone(parker)));
+    }
+}
+
+/// This thread is about to post something to a loop.
+#[inline]
+pub(crate) fn announce<H: Clone>(_reactor: &Reactor<H>) {
+    #[cfg(not(Py_GIL_DISABLED))]
+    if let Some(sleeper) = _reactor.expect() {
+        promise(Awake::Loop(sleeper));
+    }
+}
+
+/// Sleeps in `sleep` without the interpreter.
+#[inline]
+pub(crate) fn asleep<R: Send>(py: Python<'_>, sleep: impl FnOnce() -> R + Send) -> R {
+    py.detach(|| {
+        #[cfg(not(Py_GIL_DISABLED))]
+        match AWAKE.try_with(Cell::take) {
+            Ok(Some(Awake::Thread(parker))) => parker.let_go(),
+            Ok(Some(Awake::Loop(sleeper))) => sleeper.let_go(),
+            _ => {}
+        }
+        sleep()
+    })
 }
 
 /// Drives the operation until it ends; the thread sleeps meanwhile, without the interpreter.
@@ -50,7 +106,7 @@ pub(crate) fn block(
         let parked = if std::mem::take(&mut now) {
             Parked::TimedOut
         } else {
-            py.detach(|| parker.park(deadline))
+            asleep(py, || parker.park(deadline))
         };
         match parked {
             Parked::Woken => {}

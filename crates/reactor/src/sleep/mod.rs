@@ -2,8 +2,10 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::AtomicU8 as Hint;
 use std::time::Duration;
 
+use ropewalk_sys::awake::{self, LOOK, Luck};
 use ropewalk_sys::fork;
 use ropewalk_sys::poller::{Events, Interest, Mode, Poller};
 use ropewalk_sys::waker::Waker;
@@ -81,6 +83,33 @@ pub struct Sleeper {
     poller: Poller,
     waker: Waker,
     born: u64,
+    luck: Luck,
+    eye: Eye,
+}
+
+/// Whether the loop's thread looks for news before it sleeps, and what it is to know of who brings them.
+///
+/// A pusher may hold something that the loop needs next, as an interpreter's lock: a loop that is awake would come too
+/// soon, and sleep for that. None of this is relied on. It saves a switch.
+#[derive(Debug, Default)]
+struct Eye(Hint);
+
+/// It does not look.
+const SHUT: u8 = 0;
+const OPEN: u8 = 1;
+/// News come, from somebody who lets go in a moment of what the loop needs.
+const SOON: u8 = 2;
+/// He has let go.
+const FREE: u8 = 3;
+
+impl Eye {
+    fn change(&self, from: u8, to: u8) -> bool {
+        self.0.load(Ordering::Relaxed) == from
+            && self
+                .0
+                .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+    }
 }
 
 impl Sleeper {
@@ -98,6 +127,8 @@ impl Sleeper {
             poller,
             waker,
             born: fork::generation(),
+            luck: Luck::default(),
+            eye: Eye::default(),
         })
     }
 
@@ -115,7 +146,8 @@ impl Sleeper {
     /// Does what `plan` says and fills `events`: sleeps, looks, or nothing.
     ///
     /// Fails with [`Interrupted`](io::ErrorKind::Interrupted) if a signal ended the sleep: run
-    /// signal handlers, then collect as after any other sleep.
+    /// signal handlers, then collect as after any other sleep. A sleep may also end with nothing to tell; then, too,
+    /// a signal may have come.
     pub fn poll(&self, events: &mut Events, plan: &Plan) -> io::Result<()> {
         events.clear();
         match *plan {
@@ -123,6 +155,11 @@ impl Sleeper {
             Plan::Look => self.poller()?.wait(events, Some(Duration::ZERO)),
             Plan::Sleep(timeout) => {
                 let poller = self.poller()?;
+                let long = timeout.is_none_or(|timeout| timeout > Duration::from_nanos(LOOK));
+                if long && !self.stay_awake() {
+                    // A signal that was handled meanwhile would not end the sleep, so the turn goes on to look for it.
+                    return Ok(());
+                }
                 if !self.sleep.begin() {
                     return poller.wait(events, Some(Duration::ZERO));
                 }
@@ -131,6 +168,35 @@ impl Sleeper {
                 result
             }
         }
+    }
+
+    /// Looks for news before the sleep, if that seems to pay. False: it was long, and in vain.
+    ///
+    /// News are pushed. Descriptors are not looked at, so a loop that waits for those alone soon looks hardly ever.
+    #[inline]
+    fn stay_awake(&self) -> bool {
+        let Some(look) = self.luck.begin() else {
+            return true;
+        };
+        self.eye.0.store(OPEN, Ordering::Release);
+        let found = look.until(|| self.sleep.is_notified().then_some(()));
+        if found.is_some() && self.eye.0.load(Ordering::Acquire) == SOON {
+            awake::linger(|| self.eye.0.load(Ordering::Acquire) == FREE);
+        }
+        self.eye.0.store(SHUT, Ordering::Release);
+        found.is_some()
+    }
+
+    /// News come from somebody who holds something that the loop needs next. True: the loop is awake and hears of it, and
+    /// [`let_go`](Self::let_go) is to follow as soon as it is held no more. Called before the news.
+    #[inline]
+    pub(crate) fn expect(&self) -> bool {
+        self.eye.change(OPEN, SOON)
+    }
+
+    /// The one whom the loop [expects](crate::Reactor::expect) holds nothing any more.
+    pub fn let_go(&self) {
+        self.eye.change(SOON, FREE);
     }
 
     /// Ends the sleep, or has the next one not begin; the turn goes on as if news had come. From
