@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 
+import rig
 import ropewalk
 import ropewalk.threading as ours
 
@@ -41,3 +42,19 @@ def test_a_loop_and_its_workers_take_turns() -> None:
         return done
 
     assert ropewalk.run(main()) == list(range(3000))
+
+
+def test_a_loop_is_closed_whoever_has_promised_it_something() -> None:
+    """Who posts to a loop that looks may sleep elsewhere later, and keeps nothing of the loop open."""
+    with rig.nothing_left_open():
+        loop = ropewalk.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        heard = threading.Semaphore(0)
+        for _ in range(1000):
+            loop.call_soon_threadsafe(heard.release)
+            heard.acquire()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+        del loop

@@ -28,7 +28,7 @@ use crate::offspring;
 use crate::shared::Shared;
 use crate::sock::{self, Sockets, Ticket};
 use crate::transport::{ReadBuffer, TransportRef};
-use crate::wait::announce;
+use crate::wait::{announce, asleep};
 
 /// What the reactor calls back.
 #[derive(Clone)]
@@ -217,7 +217,7 @@ impl Loop {
             })
             .map_err(|_task| PyRuntimeError::new_err("Event loop is closed"))?;
         if Flood::holds(waiting) && runner != 0 {
-            py.detach(|| self.flood.wait());
+            asleep(py, || self.flood.wait());
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use ropewalk_sys::clock::{self, Nanos, Ticks};
@@ -268,10 +268,11 @@ impl<H: Clone> Reactor<H> {
     }
 
     /// Before a [`post`](Self::post) by somebody who holds something that the loop needs next: what to tell
-    /// [when it is held no more](Sleeper::let_go), if the loop is awake and would come too soon.
+    /// [when it is held no more](Sleeper::let_go), if the loop is awake and would come too soon. Weak, as the poster may
+    /// keep it for long, and the sleeper has descriptors.
     #[inline]
-    pub fn expect(&self) -> Option<Arc<Sleeper>> {
-        self.sleeper.expect().then(|| Arc::clone(&self.sleeper))
+    pub fn expect(&self) -> Option<Weak<Sleeper>> {
+        self.sleeper.expect().then(|| Arc::downgrade(&self.sleeper))
     }
 
     /// What other threads push with.

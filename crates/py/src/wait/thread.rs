@@ -3,6 +3,8 @@
 #[cfg(not(Py_GIL_DISABLED))]
 use std::cell::Cell;
 use std::sync::Arc;
+#[cfg(not(Py_GIL_DISABLED))]
+use std::sync::Weak;
 use std::task::Poll;
 
 use pyo3::prelude::*;
@@ -31,7 +33,7 @@ pub(crate) fn parker() -> Arc<Parker> {
 #[cfg(not(Py_GIL_DISABLED))]
 enum Awake {
     Thread(Arc<Parker>),
-    Loop(Arc<Sleeper>),
+    Loop(Weak<Sleeper>),
 }
 
 #[cfg(not(Py_GIL_DISABLED))]
@@ -63,16 +65,27 @@ pub(crate) fn announce<H: Clone>(_reactor: &Reactor<H>) {
     }
 }
 
+/// Keeps the promise: the GIL is let go.
+#[cfg(not(Py_GIL_DISABLED))]
+#[inline]
+fn let_go() {
+    match AWAKE.try_with(Cell::take) {
+        Ok(Some(Awake::Thread(parker))) => parker.let_go(),
+        Ok(Some(Awake::Loop(sleeper))) => {
+            if let Some(sleeper) = sleeper.upgrade() {
+                sleeper.let_go();
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Sleeps in `sleep` without the interpreter.
 #[inline]
 pub(crate) fn asleep<R: Send>(py: Python<'_>, sleep: impl FnOnce() -> R + Send) -> R {
     py.detach(|| {
         #[cfg(not(Py_GIL_DISABLED))]
-        match AWAKE.try_with(Cell::take) {
-            Ok(Some(Awake::Thread(parker))) => parker.let_go(),
-            Ok(Some(Awake::Loop(sleeper))) => sleeper.let_go(),
-            _ => {}
-        }
+        let_go();
         sleep()
     })
 }

@@ -97,9 +97,9 @@ struct Eye(Hint);
 /// It does not look.
 const SHUT: u8 = 0;
 const OPEN: u8 = 1;
-/// News come, from somebody who lets go in a moment of what the loop needs.
+/// There is news, from somebody who lets go in a moment of what the loop needs.
 const SOON: u8 = 2;
-/// He has let go.
+/// And it is let go.
 const FREE: u8 = 3;
 
 impl Eye {
@@ -172,7 +172,7 @@ impl Sleeper {
 
     /// Looks for news before the sleep, if that seems to pay. False: it was long, and in vain.
     ///
-    /// News are pushed. Descriptors are not looked at, so a loop that waits for those alone soon looks hardly ever.
+    /// News is what is pushed. Descriptors are not looked at, so a loop that waits for those alone hardly ever looks.
     #[inline]
     fn stay_awake(&self) -> bool {
         let Some(look) = self.luck.begin() else {
@@ -187,8 +187,8 @@ impl Sleeper {
         found.is_some()
     }
 
-    /// News come from somebody who holds something that the loop needs next. True: the loop is awake and hears of it, and
-    /// [`let_go`](Self::let_go) is to follow as soon as it is held no more. Called before the news.
+    /// News is about to come from somebody who holds something that the loop needs next. True: the loop is awake and hears of it, and
+    /// [`let_go`](Self::let_go) is to follow as soon as it is held no more.
     #[inline]
     pub(crate) fn expect(&self) -> bool {
         self.eye.change(OPEN, SOON)
