@@ -11,7 +11,6 @@
 //!   counts that as a failure whatever it finds;
 //! - not more threads look at a time than half of the processors, and none where there is only one.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::thread::available_parallelism;
 
@@ -137,9 +136,17 @@ struct Place;
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 const ONE: u64 = 1 << 32;
 
+/// How many there are. No lock guards that: another thread's might be held for ever in a forked child.
 fn places() -> u64 {
-    static PLACES: OnceLock<u64> = OnceLock::new();
-    *PLACES.get_or_init(|| available_parallelism().map_or(0, |count| count.get() as u64 / 2))
+    const UNKNOWN: u64 = u64::MAX;
+    static PLACES: AtomicU64 = AtomicU64::new(UNKNOWN);
+    let places = PLACES.load(Relaxed);
+    if places != UNKNOWN {
+        return places;
+    }
+    let places = available_parallelism().map_or(0, |count| count.get() as u64 / 2);
+    PLACES.store(places, Relaxed);
+    places
 }
 
 impl Place {
