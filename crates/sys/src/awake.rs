@@ -184,26 +184,33 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    /// How often of `sleeps` a thread looks that finds something (or nothing) each time.
-    fn looks(luck: &Luck, sleeps: u32, found: bool) -> u32 {
+    /// How often of `sleeps` a thread looks whose looks are all lucky, or all not.
+    fn looks(luck: &Luck, sleeps: u32, lucky: bool) -> u32 {
         (0..sleeps)
             .filter_map(|_| luck.begin())
-            .map(|look| look.until(|| found.then_some(())))
-            .fold(0, |count, _| count + 1)
+            .map(|_| luck.learn(lucky))
+            .fold(0, |count, ()| count + 1)
     }
 
     #[test]
     fn who_has_luck_looks_each_time_and_who_has_none_hardly_ever() {
+        let luck = Luck::default();
         if places() == 0 {
+            assert_eq!(looks(&luck, 100, true), 0);
             return;
         }
-        let luck = Luck::default();
-        assert!(looks(&luck, 100, true) > 90);
+        assert_eq!(looks(&luck, 100, true), 99);
         assert!(looks(&luck, 3000, false) < 15);
         assert!(looks(&luck, 2000, true) > 900, "it comes back");
         // In the same test, for the places are the process's.
         let taken: Vec<_> = std::iter::from_fn(Place::take).take(1000).collect();
         assert_eq!(taken.len() as u64, places());
         assert_eq!(looks(&luck, 100, true), 0);
+    }
+
+    #[test]
+    fn a_look_gives_what_it_sees_and_ends_without() {
+        assert_eq!(look_for(LOOK, || Some(1)).0, Some(1));
+        assert_eq!(look_for(LOOK, || None::<u32>), (None, false));
     }
 }
