@@ -271,8 +271,10 @@ impl<H: Clone> Reactor<H> {
     /// [when it is held no more](Sleeper::let_go), if the loop is awake and would come too soon. Weak, as the poster may
     /// keep it for long, and the sleeper has descriptors.
     #[inline]
-    pub fn expect(&self) -> Option<Weak<Sleeper>> {
-        self.sleeper.expect().then(|| Arc::downgrade(&self.sleeper))
+    pub fn announce(&self) -> Option<Weak<Sleeper>> {
+        self.sleeper
+            .announce()
+            .then(|| Arc::downgrade(&self.sleeper))
     }
 
     /// What other threads push with.

@@ -60,7 +60,7 @@ pub(crate) fn wake(parker: &Arc<Parker>) {
 #[inline]
 pub(crate) fn announce<H: Clone>(_reactor: &Reactor<H>) {
     #[cfg(not(Py_GIL_DISABLED))]
-    if let Some(sleeper) = _reactor.expect() {
+    if let Some(sleeper) = _reactor.announce() {
         promise(Awake::Loop(sleeper));
     }
 }

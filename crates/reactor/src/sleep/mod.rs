@@ -190,11 +190,11 @@ impl Sleeper {
     /// News is about to come from somebody who holds something that the loop needs next. True: the loop is awake and hears of it, and
     /// [`let_go`](Self::let_go) is to follow as soon as it is held no more.
     #[inline]
-    pub(crate) fn expect(&self) -> bool {
+    pub(crate) fn announce(&self) -> bool {
         self.eye.change(OPEN, SOON)
     }
 
-    /// The one whom the loop [expects](crate::Reactor::expect) holds nothing any more.
+    /// The one who was [announced](crate::Reactor::announce) holds nothing any more.
     pub fn let_go(&self) {
         self.eye.change(SOON, FREE);
     }
