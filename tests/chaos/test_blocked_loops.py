@@ -6,8 +6,9 @@ The tasks cannot go on before their thread does. Nothing may be kept for them me
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -32,19 +33,30 @@ def in_line(lock: Any) -> int:
     return len(lock.statistics().waiters)
 
 
+@contextlib.contextmanager
+def held_until(lock: Any, enough: Callable[[], bool]) -> Iterator[None]:
+    """Another thread holds the lock until `enough()`."""
+    held = threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            rig.until_sync(enough)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    yield
+    thread.join()
+
+
 def run(new_loop: Callable[[], Any], main: Any) -> None:
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(asyncio.wait_for(main, rig.PATIENCE))
 
 
 def test_the_thread_is_called_before_its_tasks(new_loop: Callable[[], Any], lock: Any) -> None:
-    held = threading.Event()
     order = []
-
-    def hold() -> None:
-        with lock:
-            held.set()
-            rig.until_sync(lambda: in_line(lock) == 2)
 
     async def wait() -> None:
         async with lock:
@@ -57,11 +69,8 @@ def test_the_thread_is_called_before_its_tasks(new_loop: Callable[[], Any], lock
             order.append("thread")
         await task
 
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait()
-    run(new_loop, main())
-    thread.join()
+    with held_until(lock, lambda: in_line(lock) == 2):
+        run(new_loop, main())
     assert order == ["thread", "task"]
 
 
@@ -91,13 +100,7 @@ def test_what_was_given_to_a_task_is_taken_back(new_loop: Callable[[], Any], loc
 
 def test_one_that_gives_up_lets_the_tasks_go_on(new_loop: Callable[[], Any]) -> None:
     lock = ours.Lock()
-    held = threading.Event()
     let_go = threading.Event()
-
-    def hold() -> None:
-        with lock:
-            held.set()
-            let_go.wait()
 
     async def main() -> None:
         tasks = [asyncio.create_task(lock.acquire_async()) for _ in range(2)]
@@ -108,21 +111,12 @@ def test_one_that_gives_up_lets_the_tasks_go_on(new_loop: Callable[[], Any]) -> 
             assert await task
             lock.release()
 
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait()
-    run(new_loop, main())
-    thread.join()
+    with held_until(lock, let_go.is_set):
+        run(new_loop, main())
 
 
 def test_a_queues_mutex(new_loop: Callable[[], Any]) -> None:
     q = ropewalk.queue.Queue[int]()
-    held = threading.Event()
-
-    def hold() -> None:
-        with q.mutex:
-            held.set()
-            rig.until_sync(lambda: in_line(q.mutex) == 2)
 
     async def main() -> None:
         task = asyncio.create_task(q.get_async())
@@ -130,11 +124,8 @@ def test_a_queues_mutex(new_loop: Callable[[], Any]) -> None:
         q.put(1)
         assert await task == 1
 
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait()
-    run(new_loop, main())
-    thread.join()
+    with held_until(q.mutex, lambda: in_line(q.mutex) == 2):
+        run(new_loop, main())
 
 
 def test_an_item_for_a_task_is_seen_by_its_thread(new_loop: Callable[[], Any]) -> None:

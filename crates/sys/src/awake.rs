@@ -1,8 +1,8 @@
 //! Whether a thread looks for a moment whether what it waits for comes, before it sleeps.
 //!
 //! To put a thread to sleep and wake it takes the system 5 to 50 microseconds, most of them until the other core has come out
-//! of its idle state. Where threads take turns, what is waited for often comes within two. Who looks for it for as
-//! long as a sleep would take at least, loses at most as much as it may gain.
+//! of its idle state. Where threads take turns, what is waited for often comes within two. Who looks for it for
+//! about as long as a sleep takes, loses about as much as it may gain.
 //!
 //! On a machine that has something better to do, looking takes the time from those who could let go. So
 //! - a thread looks only for as long as it has had luck with that lately; after failures it tries again more and more
